@@ -1,0 +1,57 @@
+package authz
+
+import "github.com/writ-auth/writ/policy"
+
+// Layer is the step of the pipeline that decided (authorization-policy §4.1).
+type Layer string
+
+// Layers, in the order they are asked.
+const (
+	LayerSystem  Layer = "system"  // writ itself could not decide: fail closed
+	LayerCustom  Layer = "custom"  // a CUSTOM policy's provider
+	LayerJWT     Layer = "jwt"     // RequestAuthentication
+	LayerDeny    Layer = "deny"    // a DENY rule matched
+	LayerAllow   Layer = "allow"   // ALLOW policies apply: a rule matched, or none did
+	LayerDefault Layer = "default" // no ALLOW policy applies
+)
+
+// Reason says why, as a bounded word fit for a metric label.
+type Reason string
+
+// Reasons.
+const (
+	ReasonAllowed           Reason = "allowed"             // an ALLOW rule matched
+	ReasonNoAllowPolicy     Reason = "no_allow_policy"     // nothing forbids it and no ALLOW policy applies
+	ReasonDenied            Reason = "denied"              // a DENY rule matched
+	ReasonNoAllowMatch      Reason = "no_allow_match"      // ALLOW policies apply and none matches
+	ReasonCustomUnavailable Reason = "custom_unavailable"  // a CUSTOM rule matched and its provider cannot be asked
+	ReasonBrokenPolicy      Reason = "broken_policy"       // a document that was never valid governs this workload
+	ReasonNoSnapshot        Reason = "no_snapshot"         // documents have not been loaded yet
+	ReasonUnknownWorkload   Reason = "unknown_workload"    // the proxy does not say whom it protects
+	ReasonUnknownLabels     Reason = "unknown_labels"      // a selector needs labels nobody supplied
+	ReasonAmbiguousWorkload Reason = "ambiguous_workload"  // registered workloads disagree on the policies
+	ReasonBadRequest        Reason = "bad_request"         // the CheckRequest cannot be read
+	ReasonPathNotNormalized Reason = "path_not_normalized" // the proxy passed on a path it should have normalized or refused
+	ReasonInternal          Reason = "internal_error"      // a panic, recovered
+)
+
+// Decision is the answer to one Check, with its reason.
+type Decision struct {
+	Allow  bool
+	Status int    // HTTP status for the client: 200, 401 or 403
+	Body   string // of a denial
+	Layer  Layer
+	Reason Reason
+	Rule   *policy.Rule // the rule that decided, nil when none did
+
+	Verdict policy.Verdict // AUDIT and dry-run results; meaningful only if Evaluated
+	// Evaluated is set when the AUDIT, DENY and ALLOW layers were reached.
+	Evaluated bool
+
+	Workload   *policy.Bound // nil when not resolved
+	Generation uint64        // of the snapshot, 0 when there was none
+	Detail     string        // for logs and operators only, never for the client; names the value and the fix
+}
+
+// DeniedBody is what Envoy's RBAC filter answers (authorization-policy §4.3).
+const DeniedBody = "RBAC: access denied"

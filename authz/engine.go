@@ -1,0 +1,66 @@
+package authz
+
+import (
+	"net/http"
+
+	"github.com/writ-auth/writ/policy"
+)
+
+// Engine decides requests. Its zero value is ready; all methods are safe for concurrent use.
+type Engine struct{}
+
+// Decide answers one request for one workload by the layers of authorization-policy §4.1, in their order, and writes
+// the answer to d. Without a snapshot or a workload the answer is a denial. It does not allocate for AUDIT, DENY and
+// ALLOW policies.
+func (e *Engine) Decide(snap *policy.Snapshot, b *policy.Bound, r *policy.Request, d *Decision) {
+	switch {
+	case snap == nil:
+		Deny(d, ReasonNoSnapshot, "no documents have been loaded yet")
+		return
+	case b == nil:
+		Deny(d, ReasonUnknownWorkload, policy.ErrNoWorkload.Error())
+		return
+	}
+	*d = Decision{Workload: b, Generation: snap.Generation()}
+
+	// "CUSTOM: per provider, decide whether an enforced CUSTOM rule matches; if so call the provider."
+	if rule := b.Rules.Custom(r); rule != nil {
+		d.custom(rule)
+		return
+	}
+	d.Verdict, d.Evaluated = b.Rules.Evaluate(r), true
+	switch v := &d.Verdict; {
+	case v.Deny != nil: // "any enforced DENY rule matches: 403"
+		d.deny(LayerDeny, ReasonDenied, v.Deny)
+	case !v.HasAllow: // "no enforced ALLOW policy applies: allow"
+		d.allow(LayerDefault, ReasonNoAllowPolicy, nil)
+	case v.Allow != nil: // "some rule matches: allow"
+		d.allow(LayerAllow, ReasonAllowed, v.Allow)
+	default: // "else: 403"
+		d.deny(LayerAllow, ReasonNoAllowMatch, nil)
+	}
+}
+
+// Deny makes d the denial of a request that could not be decided. detail is for operators: what was wrong, and the fix.
+func Deny(d *Decision, reason Reason, detail string) {
+	*d = Decision{Status: http.StatusForbidden, Body: DeniedBody, Layer: LayerSystem, Reason: reason, Detail: detail}
+}
+
+func (d *Decision) allow(layer Layer, reason Reason, rule *policy.Rule) {
+	d.Allow, d.Status, d.Layer, d.Reason, d.Rule = true, http.StatusOK, layer, reason, rule
+}
+
+func (d *Decision) deny(layer Layer, reason Reason, rule *policy.Rule) {
+	d.Allow, d.Status, d.Body, d.Layer, d.Reason, d.Rule = false, http.StatusForbidden, DeniedBody, layer, reason, rule
+	if rule != nil && rule.Policy.Broken {
+		d.Reason, d.Detail = ReasonBrokenPolicy, "the document has errors, was never valid and fails closed: writ lint names them"
+	}
+}
+
+// custom answers for a matching CUSTOM rule. Its provider cannot be asked by this version, so it denies and says so.
+func (d *Decision) custom(rule *policy.Rule) {
+	d.deny(LayerCustom, ReasonCustomUnavailable, rule)
+	if d.Reason == ReasonCustomUnavailable {
+		d.Detail = "a CUSTOM policy matches and providers are not supported by this version: remove the policy, or express it as DENY and ALLOW"
+	}
+}

@@ -1,0 +1,126 @@
+package policy
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// Ruleset is the part of a snapshot that governs one workload. Workloads to which the same policies apply share one.
+// All methods are safe for concurrent use.
+type Ruleset struct {
+	policies []*Policy
+	forms    [2]lazyForm // HTTP, TCP
+}
+
+// lazyForm is a form that is indexed when it is first needed.
+type lazyForm struct {
+	once sync.Once
+	form atomic.Pointer[form]
+}
+
+// form is a ruleset for one kind of traffic (§5).
+type form struct {
+	custom, audit, deny, allow, shadowDeny, shadowAllow *index
+	hasAllow, hasShadowDeny, hasShadowAllow             bool
+}
+
+func newRuleset(policies []*Policy) *Ruleset { return &Ruleset{policies: policies} }
+
+// Traffic kinds, as indexes of Ruleset.forms.
+const (
+	trafficHTTP = iota
+	trafficTCP
+)
+
+var bodyOf = [...]func(*Rule) *ruleBody{
+	trafficHTTP: func(r *Rule) *ruleBody { return r.http },
+	trafficTCP:  func(r *Rule) *ruleBody { return r.tcp },
+}
+
+// index returns one form, made on first use.
+func (rs *Ruleset) index(traffic int) *form {
+	l := &rs.forms[traffic]
+	if f := l.form.Load(); f != nil {
+		return f
+	}
+	l.once.Do(func() { l.form.Store(newForm(rs.policies, bodyOf[traffic])) })
+	return l.form.Load()
+}
+
+// warm indexes the forms that old had in use, so that the first request does not wait for it.
+func (rs *Ruleset) warm(old *Ruleset) {
+	for traffic := range old.forms {
+		if old.forms[traffic].form.Load() != nil {
+			rs.index(traffic)
+		}
+	}
+}
+
+func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
+	var custom, audit, deny, allow, shadowDeny, shadowAllow []*Rule
+	f := &form{}
+	for _, p := range policies {
+		switch {
+		case p.Action == ActionCustom && !p.DryRun:
+			custom = append(custom, p.rules...)
+		case p.Action == ActionAudit && !p.DryRun:
+			audit = append(audit, p.rules...)
+		case p.Action == ActionDeny && p.DryRun:
+			shadowDeny, f.hasShadowDeny = append(shadowDeny, p.rules...), true
+		case p.Action == ActionDeny:
+			deny = append(deny, p.rules...)
+		case p.Action == ActionAllow && p.DryRun:
+			shadowAllow, f.hasShadowAllow = append(shadowAllow, p.rules...), true
+		case p.Action == ActionAllow: // counts even if every rule is lost: it then allows nothing (§4.2)
+			allow, f.hasAllow = append(allow, p.rules...), true
+		}
+	}
+	f.custom = newIndex(custom, body)
+	f.audit = newIndex(audit, body)
+	f.deny = newIndex(deny, body)
+	f.allow = newIndex(allow, body)
+	f.shadowDeny = newIndex(shadowDeny, body)
+	f.shadowAllow = newIndex(shadowAllow, body)
+	return f
+}
+
+func (rs *Ruleset) form(r *Request) *form {
+	if r.TCP {
+		return rs.index(trafficTCP)
+	}
+	return rs.index(trafficHTTP)
+}
+
+// Policies are those that apply, enforced and dry-run, in load order. The slice must not be changed.
+func (rs *Ruleset) Policies() []*Policy { return rs.policies }
+
+// Custom returns the CUSTOM rule that matches r, the one with the smallest ID, or nil. It does not allocate.
+func (rs *Ruleset) Custom(r *Request) *Rule { return rs.form(r).custom.first(r) }
+
+// Verdict is what the AUDIT, DENY and ALLOW policies of a ruleset say of one request.
+type Verdict struct {
+	Audit    *Rule // matching AUDIT rule, or nil
+	Deny     *Rule // matching enforced DENY rule, or nil
+	Allow    *Rule // matching enforced ALLOW rule, or nil
+	HasAllow bool  // an enforced ALLOW policy applies: no match is a denial (§4.2)
+
+	// Results of the dry-run policies alone (§7); nil rule = no match, false = no dry-run policy of that action applies.
+	ShadowDeny, ShadowAllow       *Rule
+	HasShadowDeny, HasShadowAllow bool
+}
+
+// Evaluate matches r against the AUDIT, DENY and ALLOW policies, dry-run ones included, and reports for each layer the
+// matching rule with the smallest ID. It does not allocate.
+//
+// A request that a DENY rule hits is denied whatever ALLOW says; Allow is then left nil.
+func (rs *Ruleset) Evaluate(r *Request) Verdict {
+	f := rs.form(r)
+	v := Verdict{HasAllow: f.hasAllow, HasShadowDeny: f.hasShadowDeny, HasShadowAllow: f.hasShadowAllow}
+	v.Audit = f.audit.first(r)
+	v.ShadowDeny = f.shadowDeny.first(r)
+	v.ShadowAllow = f.shadowAllow.first(r)
+	if v.Deny = f.deny.first(r); v.Deny == nil {
+		v.Allow = f.allow.first(r)
+	}
+	return v
+}

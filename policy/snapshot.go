@@ -1,0 +1,220 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+
+	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
+)
+
+// Errors of [Snapshot.Resolve]. Each means: deny, for whom the request is meant is in doubt.
+var (
+	ErrNoWorkload    = errors.New("the request does not say which workload it is for")
+	ErrUnknownLabels = errors.New("a policy in scope selects by label and the workload's labels are not known")
+	ErrAmbiguous     = errors.New("registered workloads of this service account differ in the policies that apply to them")
+)
+
+// Snapshot is the immutable, compiled form of all documents. All methods are safe for concurrent use.
+type Snapshot struct {
+	generation uint64
+	hash       string
+	mesh       Mesh
+	documents  []DocumentStatus
+	policies   map[string][]*Policy                // by namespace, in load order
+	tokens     map[string][]*requestAuthentication // by namespace
+	registry   map[account][]registered            // workloads that documents name
+	cache      cache
+
+	mu       sync.Mutex // guards rulesets and merged
+	rulesets map[string]*Ruleset
+	merged   map[string]*Authentication
+}
+
+// account is a service account of a namespace.
+type account struct{ namespace, name string }
+
+// registered is one workload of the registry (WorkloadEntry, WorkloadGroup).
+type registered struct {
+	name   string
+	labels map[string]string
+}
+
+// Bound is a workload together with the rules that govern it.
+type Bound struct {
+	Workload Workload
+	Rules    *Ruleset
+	// Authentication holds the token rules for the workload, nil when no RequestAuthentication applies: tokens are then
+	// not looked at.
+	Authentication *Authentication
+}
+
+// Generation counts the snapshots a Store has published, from 1.
+func (s *Snapshot) Generation() uint64 { return s.generation }
+
+// Hash identifies the documents in force: equal hash, equal answers.
+func (s *Snapshot) Hash() string { return s.hash }
+
+// Mesh is what the snapshot was compiled for, defaults filled in.
+func (s *Snapshot) Mesh() Mesh { return s.mesh }
+
+// NewSnapshot compiles documents into what is enforced. Broken ones fail closed for whom they target, as
+// [Store.Update] describes; nothing is kept from earlier snapshots.
+func NewSnapshot(docs []*Document, mesh Mesh) *Snapshot {
+	return NewStore(mesh).Update(docs)
+}
+
+// addPolicy files a compiled policy.
+func (s *Snapshot) addPolicy(p *Policy) { s.policies[p.Namespace] = append(s.policies[p.Namespace], p) }
+
+// addWorkload files a WorkloadEntry or WorkloadGroup as a registered workload.
+func (s *Snapshot) addWorkload(doc *Document) {
+	var sa string
+	labels := map[string]string{}
+	switch spec := doc.Spec.(type) {
+	case *networkingv1alpha3.WorkloadEntry:
+		sa = spec.GetServiceAccount()
+		copyLabels(labels, doc.Labels)
+		copyLabels(labels, spec.GetLabels())
+	case *networkingv1alpha3.WorkloadGroup:
+		sa = spec.GetTemplate().GetServiceAccount()
+		copyLabels(labels, spec.GetMetadata().GetLabels())
+		copyLabels(labels, spec.GetTemplate().GetLabels())
+	}
+	if sa == "" {
+		sa = "default"
+	}
+	key := account{doc.Namespace, sa}
+	s.registry[key] = append(s.registry[key], registered{doc.Name, labels})
+}
+
+func copyLabels(dst, src map[string]string) {
+	for k, v := range src {
+		dst[k] = v
+	}
+}
+
+// Resolve finds the rules that govern w. Labels that w leaves out are taken from the registered workloads of its
+// service account (or the one of its name); it fails when they are needed and unknown, or known and at odds.
+func (s *Snapshot) Resolve(w Workload) (*Bound, error) {
+	if w.Namespace == "" {
+		return nil, ErrNoWorkload
+	}
+	in := s.candidates(&w)
+	if w.Labels == nil {
+		labels, err := s.registeredLabels(w, in)
+		if err != nil {
+			return nil, err
+		}
+		w.Labels = labels
+	}
+	out := in.applying(&s.mesh, &w)
+	return &Bound{Workload: w, Rules: s.ruleset(out.policies), Authentication: s.authentication(out.tokens)}, nil
+}
+
+// candidates are documents that can apply to a workload by their namespace.
+type candidates struct {
+	policies []*Policy
+	tokens   []*requestAuthentication
+}
+
+// candidates lists the policies of all namespaces that can apply to w, in a fixed order (§1.2).
+func (s *Snapshot) candidates(w *Workload) candidates {
+	var c candidates
+	for _, ns := range w.namespaces(&s.mesh) {
+		c.policies = append(c.policies, s.policies[ns]...)
+		c.tokens = append(c.tokens, s.tokens[ns]...)
+	}
+	return c
+}
+
+// applying keeps those that apply to w.
+func (c candidates) applying(mesh *Mesh, w *Workload) candidates {
+	var out candidates
+	for _, p := range c.policies {
+		if p.scope(mesh, w).Applies {
+			out.policies = append(out.policies, p)
+		}
+	}
+	for _, a := range c.tokens {
+		if a.scope(mesh, w).Applies {
+			out.tokens = append(out.tokens, a)
+		}
+	}
+	return out
+}
+
+// byLabels returns a document that applies to some label sets and not to others, if there is one.
+func (c candidates) byLabels() (name string, found bool) {
+	for _, p := range c.policies {
+		if p.needsLabels() {
+			return p.String(), true
+		}
+	}
+	for _, a := range c.tokens {
+		if a.needsLabels() {
+			return a.doc.Namespace + "/" + a.doc.Name, true
+		}
+	}
+	return "", false
+}
+
+// registeredLabels finds labels for a workload that came without. Registered workloads that differ only in labels no
+// document asks for are as good as one.
+func (s *Snapshot) registeredLabels(w Workload, in candidates) (map[string]string, error) {
+	var found []registered
+	for _, r := range s.registry[account{w.Namespace, w.ServiceAccount}] {
+		if w.Name == "" || w.Name == r.name {
+			found = append(found, r)
+		}
+	}
+	if len(found) == 0 {
+		if name, ok := in.byLabels(); ok {
+			return nil, fmt.Errorf("%w: policy %s, workload %s/%s", ErrUnknownLabels, name, w.Namespace, w.ServiceAccount)
+		}
+		return nil, nil
+	}
+	w.Labels = found[0].labels
+	first := in.applying(&s.mesh, &w)
+	for _, r := range found[1:] {
+		w.Labels = r.labels
+		other := in.applying(&s.mesh, &w)
+		if !slices.Equal(first.policies, other.policies) || !slices.Equal(first.tokens, other.tokens) {
+			return nil, fmt.Errorf("%w: %s and %s of %s/%s", ErrAmbiguous, found[0].name, r.name, w.Namespace, w.ServiceAccount)
+		}
+	}
+	return found[0].labels, nil
+}
+
+// ruleset returns the one ruleset of a set of policies.
+func (s *Snapshot) ruleset(policies []*Policy) *Ruleset {
+	key := make([]byte, 0, 8*len(policies))
+	for _, p := range policies {
+		key = strconv.AppendInt(key, int64(p.ordinal), 36)
+		key = append(key, ',')
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rs, ok := s.rulesets[string(key)]
+	if !ok {
+		rs = newRuleset(policies)
+		s.rulesets[string(key)] = rs
+	}
+	return rs
+}
+
+// Cached returns what Bind stored under key, or nil. It does not allocate or lock.
+func (s *Snapshot) Cached(key []byte) *Bound { return s.cache.get(key) }
+
+// Bind resolves w and remembers the result under key, which the caller makes from the trusted input w came from.
+// Failures are not remembered.
+func (s *Snapshot) Bind(key []byte, w Workload) (*Bound, error) {
+	b, err := s.Resolve(w)
+	if err != nil {
+		return nil, err
+	}
+	s.cache.put(string(key), w, b)
+	return b, nil
+}
