@@ -1,0 +1,155 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/policy"
+)
+
+// answer is what check prints of one request.
+type answer struct {
+	Decision   string            `json:"decision"` // ALLOW or DENY
+	HTTPStatus int               `json:"http_status"`
+	Body       string            `json:"body"`
+	Headers    map[string]string `json:"headers"`
+	Reason     authz.Reason      `json:"reason"`
+	Layer      authz.Layer       `json:"layer"`
+	Policy     string            `json:"policy,omitempty"` // namespace/name of the policy that decided
+	Rule       *int              `json:"rule,omitempty"`   // index of the rule that decided
+	File       string            `json:"file,omitempty"`
+	Line       int               `json:"line,omitempty"`
+	Detail     string            `json:"detail,omitempty"`
+	Audit      *ruleRef          `json:"audit,omitempty"`
+	Shadow     *shadow           `json:"shadow,omitempty"`
+	Workload   *policy.Workload  `json:"workload,omitempty"`
+}
+
+// ruleRef names one rule.
+type ruleRef struct {
+	Policy string `json:"policy"`
+	Rule   int    `json:"rule"`
+}
+
+// shadow is what the policies under dry run would have said.
+type shadow struct {
+	Deny  *shadowResult `json:"deny,omitempty"`
+	Allow *shadowResult `json:"allow,omitempty"`
+}
+
+type shadowResult struct {
+	Matched bool     `json:"matched"`
+	By      *ruleRef `json:"by,omitempty"`
+}
+
+// answers makes answers of decisions. It remembers where rules stand, because finding that out means parsing.
+type answers struct{ places map[*policy.Rule]rulePlace }
+
+type rulePlace struct {
+	file string
+	line int
+}
+
+func (as *answers) of(d *authz.Decision) *answer {
+	a := &answer{Decision: "DENY", HTTPStatus: d.Status, Body: d.Body, Headers: map[string]string{}, Reason: d.Reason, Layer: d.Layer,
+		Detail: d.Detail}
+	if d.Allow {
+		a.Decision = "ALLOW"
+	}
+	if d.Rule != nil {
+		ref := refOf(d.Rule)
+		a.Policy, a.Rule = ref.Policy, &ref.Rule
+		place := as.place(d.Rule)
+		a.File, a.Line = place.file, place.line
+	}
+	if d.Workload != nil {
+		a.Workload = &d.Workload.Workload
+	}
+	if !d.Evaluated {
+		return a
+	}
+	a.Audit = refOf(d.Verdict.Audit)
+	if d.Verdict.HasShadowDeny || d.Verdict.HasShadowAllow {
+		a.Shadow = &shadow{}
+	}
+	if d.Verdict.HasShadowDeny {
+		a.Shadow.Deny = &shadowResult{d.Verdict.ShadowDeny != nil, refOf(d.Verdict.ShadowDeny)}
+	}
+	if d.Verdict.HasShadowAllow {
+		a.Shadow.Allow = &shadowResult{d.Verdict.ShadowAllow != nil, refOf(d.Verdict.ShadowAllow)}
+	}
+	return a
+}
+
+func refOf(r *policy.Rule) *ruleRef {
+	if r == nil {
+		return nil
+	}
+	return &ruleRef{r.Policy.String(), r.Index}
+}
+
+// place is where a rule stands in its file.
+func (as *answers) place(r *policy.Rule) rulePlace {
+	if known, ok := as.places[r]; ok {
+		return known
+	}
+	var p rulePlace
+	if doc := r.Policy.Document(); doc != nil {
+		line, _ := doc.Position(fmt.Sprintf("spec.rules[%d]", r.Index))
+		p = rulePlace{doc.File, line}
+	}
+	if as.places == nil {
+		as.places = map[*policy.Rule]rulePlace{}
+	}
+	as.places[r] = p
+	return p
+}
+
+// because says in one sentence why the answer is what it is.
+func (a *answer) because() string {
+	rule := ""
+	if a.Rule != nil {
+		rule = fmt.Sprintf("rule %d of %s (%s:%d)", *a.Rule, a.Policy, a.File, a.Line)
+	}
+	switch a.Reason {
+	case authz.ReasonAllowed:
+		return "ALLOW " + rule + " matches"
+	case authz.ReasonNoAllowPolicy:
+		return "no policy denies it, and no ALLOW policy applies to this workload"
+	case authz.ReasonDenied:
+		return "DENY " + rule + " matches"
+	case authz.ReasonNoAllowMatch:
+		return "ALLOW policies apply to this workload and none of their rules matches"
+	}
+	text := strings.ReplaceAll(string(a.Reason), "_", " ")
+	if rule != "" {
+		text += ": " + rule
+	}
+	if a.Detail != "" {
+		text += ": " + a.Detail
+	}
+	return text
+}
+
+// notes are the facts beside the answer: what was audited and what dry-run policies say.
+func (a *answer) notes() []string {
+	var notes []string
+	if a.Audit != nil {
+		notes = append(notes, fmt.Sprintf("audited: rule %d of %s", a.Audit.Rule, a.Audit.Policy))
+	}
+	if a.Shadow == nil {
+		return notes
+	}
+	if s := a.Shadow.Deny; s != nil && s.Matched {
+		notes = append(notes, fmt.Sprintf("dry run: DENY rule %d of %s would deny it", s.By.Rule, s.By.Policy))
+	} else if s != nil {
+		notes = append(notes, "dry run: no DENY rule matches")
+	}
+	if s := a.Shadow.Allow; s != nil && s.Matched {
+		notes = append(notes, fmt.Sprintf("dry run: ALLOW rule %d of %s matches", s.By.Rule, s.By.Policy))
+	} else if s != nil {
+		notes = append(notes, "dry run: no ALLOW rule matches, it would be denied")
+	}
+	return notes
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/authz/extauthz"
+	"github.com/writ-auth/writ/internal/telemetry"
+	"github.com/writ-auth/writ/policy"
+)
+
+// certificatesEvery is how often certificate files are looked at for a renewal.
+const certificatesEvery = 30 * time.Second
+
+// authority is one running writ serve.
+type authority struct {
+	config    *config
+	build     buildInfo
+	started   time.Time
+	log       *slog.Logger
+	directory policy.Directory
+	store     *policy.Store
+	checks    *extauthz.Server
+	certs     *certificates // nil without TLS
+	metrics   *telemetry.Metrics
+	decisions *telemetry.DecisionLog
+	listening []listenerStatus // set before anything runs
+
+	loading sync.Mutex // one load at a time
+
+	mu       sync.Mutex // guards what follows
+	lastLoad loadReport
+	loaded   time.Time // when the snapshot in force was made
+	draining bool
+}
+
+func newAuthority(cfg *config, log *slog.Logger, decisions *telemetry.DecisionLog) (*authority, error) {
+	build := readBuildInfo()
+	a := &authority{
+		config:    cfg,
+		build:     build,
+		started:   time.Now(),
+		log:       log,
+		directory: policy.Directory{Path: cfg.Documents},
+		store:     policy.NewStore(cfg.mesh()),
+		metrics:   telemetry.NewMetrics(telemetry.Build{Version: build.Version, Revision: build.Revision, Go: build.Go}),
+		decisions: decisions,
+	}
+	a.metrics.WatchDecisionLog(decisions)
+	var serverTLS *tls.Config
+	if cfg.Authz.TLS != nil {
+		certs, err := newCertificates(cfg.Authz.TLS)
+		if err != nil {
+			return nil, invalidf("authz.tls: %w", err)
+		}
+		a.certs, serverTLS = certs, certs.config()
+	}
+	server, err := extauthz.New(extauthz.Config{
+		Snapshot:        a.store.Load,
+		Engine:          &authz.Engine{},
+		TrustedHops:     cfg.Authz.TrustedHops,
+		Paths:           extauthz.PathMode(cfg.Authz.Paths),
+		MaxRequestBytes: cfg.Authz.MaxRequestBytes,
+		Observe:         a.observe,
+		Logger:          log,
+		TLS:             serverTLS,
+		Reflection:      cfg.Authz.Reflection,
+		DrainTimeout:    cfg.Authz.DrainTimeout,
+	})
+	a.checks = server
+	return a, err
+}
+
+// observe counts and logs one check. It runs on the check's own goroutine.
+func (a *authority) observe(o *extauthz.Observation) {
+	c := telemetry.Check{Time: time.Now(), Duration: o.Duration, RequestID: o.RequestID, Request: o.Request, Decision: o.Decision}
+	a.metrics.ObserveCheck(&c)
+	a.decisions.Observe(&c)
+}
+
+// run serves until ctx ends, then drains: readiness goes first, then checks in flight end, then the rest stops, so that
+// the last decisions are still logged and counted.
+func (a *authority) run(ctx context.Context, l *listeners) error {
+	a.announce(l)
+	a.load("start")
+
+	supporting, stopSupporting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSupporting()
+	back, backCtx := errgroup.WithContext(supporting)
+	back.Go(func() error { return a.decisions.Run(backCtx) })
+	if l.diagnostics != nil {
+		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.diagnostics, a.diagnostics())) })
+	}
+	if l.admin != nil {
+		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.admin, a.admin())) })
+	}
+
+	front, frontCtx := errgroup.WithContext(ctx)
+	front.Go(func() error { return a.checks.Serve(frontCtx, l.authz) })
+	front.Go(func() error { return a.watch(frontCtx) })
+	front.Go(func() error { return a.hangups(frontCtx) })
+	front.Go(func() error { return a.sayDraining(frontCtx) })
+	front.Go(func() error { // what supports the checks must not end before them
+		select {
+		case <-frontCtx.Done():
+			return nil
+		case <-backCtx.Done():
+			return errors.New("a supporting listener ended")
+		}
+	})
+	err := front.Wait()
+	stopSupporting()
+	err = errors.Join(err, back.Wait())
+	a.log.Info("stopped")
+	return err
+}
+
+// announce logs what listens where.
+func (a *authority) announce(l *listeners) {
+	for _, open := range []struct {
+		name     string
+		listener net.Listener
+		tls      bool
+	}{{"authz", l.authz, a.certs != nil}, {"admin", l.admin, false}, {"diagnostics", l.diagnostics, false}} {
+		if open.listener == nil {
+			continue
+		}
+		addr := open.listener.Addr()
+		status := listenerStatus{Name: open.name, Address: address{addr.Network(), addr.String()}.String(), TLS: open.tls}
+		a.listening = append(a.listening, status)
+		a.log.Info("listening", "for", status.Name, "address", status.Address, "tls", status.TLS)
+	}
+	if a.certs != nil && a.config.Authz.TLS.ClientCA == "" {
+		a.log.Warn("authz.tls.client_ca is not set: whoever reaches the port may ask for decisions")
+	}
+	a.log.Info("writ serves", "version", a.build.Version, "trust_domain", a.config.TrustDomain,
+		"root_namespace", a.config.RootNamespace, "decision_log", a.config.Authz.DecisionLog.Log)
+}
+
+// load reloads the documents and tells health checks once there is something to decide by.
+func (a *authority) load(trigger string) {
+	a.reload(trigger)
+	if a.store.Load() != nil {
+		a.checks.SetReady(true)
+	}
+}
+
+// watch reloads the documents whenever they change.
+func (a *authority) watch(ctx context.Context) error {
+	err := a.directory.Watch(ctx, func() { a.load("change") })
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("watch %s: %w", a.config.Documents, err)
+	}
+	return nil
+}
+
+// hangups reloads everything that lives in files on SIGHUP, and renewed certificates without being told.
+func (a *authority) hangups(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	ticker := time.NewTicker(certificatesEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			a.renewCertificates()
+		case <-hup:
+			a.decisions.Reopen()
+			a.renewCertificates()
+			a.load("SIGHUP")
+		}
+	}
+}
+
+func (a *authority) renewCertificates() {
+	if a.certs == nil {
+		return
+	}
+	switch changed, err := a.certs.reload(); {
+	case err != nil:
+		a.log.Error("the renewed certificate cannot be used, the last good one stays in force", "error", err)
+	case changed:
+		a.log.Info("certificate renewed", "cert", a.config.Authz.TLS.Cert)
+	}
+}
+
+// sayDraining turns readiness off as soon as the authority is told to stop.
+func (a *authority) sayDraining(ctx context.Context) error {
+	<-ctx.Done()
+	a.mu.Lock()
+	a.draining = true
+	a.mu.Unlock()
+	a.log.Info("draining", "timeout", a.config.Authz.DrainTimeout)
+	return nil
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/authz/extauthz"
+	"github.com/writ-auth/writ/policy"
+)
+
+// maxLineBytes bounds one line of --requests.
+const maxLineBytes = 8 << 20
+
+// questions are the flags that check and explain share: which documents, whom for, and which requests.
+type questions struct {
+	policies, sets   []string
+	config, requests string
+	target           target
+	request          requestFlags
+}
+
+func (q *questions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVarP(&q.policies, "policies", "p", nil, "`path` of documents: file, directory, or - for standard input; repeatable")
+	f.StringVarP(&q.config, "config", "c", "", "configuration `file` to take the trust domain, documents and the rest from")
+	f.StringVar(&q.requests, "requests", "", "`file` of requests, or -: one CheckRequest in protobuf JSON a line")
+	q.target.flags(cmd)
+	q.request.flags(cmd)
+}
+
+func (c *cli) check() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say what requests would be answered, offline",
+		Long: "check decides requests by the code the server runs, without a server.\n\n" +
+			"Exit codes: 0 all are allowed, 2 one is denied, 3 a document is invalid.",
+		Example: "  writ check -p ./policies --to coffee-shop/order --labels app=order --from coffee-shop/customer --path /orders\n" +
+			"  writ check -p ./policies --workload order.json --requests requests.jsonl -o json",
+		Args: cobra.NoArgs,
+	}
+	q := &questions{}
+	q.flags(cmd)
+	out := addOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := c.newSession(cmd, q)
+		if err != nil {
+			return err
+		}
+		colours := c.colours(c.out)
+		return s.each(cmd, q, func(raw []byte) (bool, error) {
+			d := s.server.Decide(cmd.Context(), raw, s.workload)
+			a := s.answers.of(&d)
+			if out.value != "text" {
+				return d.Allow, out.encodeLine(s.out, a)
+			}
+			var r policy.Request
+			_, _ = extauthz.DecodeRequest(raw, s.options, &r) // a request that cannot be read is denied with the reason
+			return d.Allow, writeAnswer(s.out, colours, a, &r)
+		})
+	}
+	return cmd
+}
+
+// writeAnswer is an answer for people: what, of which request, and why.
+func writeAnswer(w io.Writer, colours palette, a *answer, r *policy.Request) error {
+	word := colours.green(a.Decision)
+	if a.Decision != "ALLOW" {
+		word = colours.red(a.Decision)
+	}
+	_, err := fmt.Fprintf(w, "%s  %s: %s\n", word, printable(describe(r)), printable(a.because()))
+	for _, note := range a.notes() {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "       %s\n", colours.cyan(printable(note)))
+		}
+	}
+	return err
+}
+
+// session is what answers the questions of one command line.
+type session struct {
+	in       io.Reader
+	out      *bufio.Writer
+	snapshot *policy.Snapshot
+	server   *extauthz.Server
+	options  extauthz.Options
+	workload *policy.Workload // nil: the requests name it
+	answers  answers
+	mesh     policy.Mesh
+}
+
+// newSession reads configuration, workload and documents. Invalid documents end the command: offline nobody is served
+// by a guess.
+func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
+	if err := q.consistent(cmd); err != nil {
+		return nil, err
+	}
+	cfg := defaultConfig()
+	cfg.Authz = &authzConfig{}
+	cfg.Authz.defaults()
+	if q.config != "" {
+		loaded, err := c.loadConfig(q.config, nil)
+		if err != nil {
+			return nil, err
+		}
+		cfg = loaded
+	}
+	s := &session{in: c.in, out: bufio.NewWriter(c.out), mesh: cfg.mesh()}
+	var err error
+	if s.workload, err = q.target.resolve(cmd, &s.mesh); err != nil {
+		return nil, err
+	}
+	paths := q.policies
+	if len(paths) == 0 {
+		paths = []string{cfg.Documents}
+	}
+	docs, kept, err := c.readDocuments(paths)
+	if err != nil {
+		return nil, err
+	}
+	s.snapshot = policy.NewSnapshot(docs, s.mesh)
+	if broken := errorsOf(s.snapshot.Problems()); len(broken) > 0 {
+		sortProblems(broken)
+		pw := &problemWriter{w: c.err, colours: c.colours(c.err), sources: kept}
+		if err := pw.write(broken); err != nil {
+			return nil, err
+		}
+		return nil, invalidf("%s in the documents: nothing was decided", plural(len(broken), "error"))
+	}
+	s.options = extauthz.Options{TrustedHops: cfg.Authz.TrustedHops, Paths: extauthz.PathMode(cfg.Authz.Paths)}
+	s.server, err = extauthz.New(extauthz.Config{
+		Snapshot:    func() *policy.Snapshot { return s.snapshot },
+		Engine:      &authz.Engine{},
+		TrustedHops: s.options.TrustedHops,
+		Paths:       s.options.Paths,
+	})
+	return s, err
+}
+
+// consistent refuses command lines that cannot be meant.
+func (q *questions) consistent(cmd *cobra.Command) error {
+	if len(q.policies) == 0 && q.config == "" {
+		return usagef("%s: which documents? --policies PATH, or --config writ.yaml", cmd.Name())
+	}
+	if err := onceStdin(append([]string{q.requests}, q.policies...)...); err != nil {
+		return err
+	}
+	if given := q.request.given(cmd); q.requests != "" && given != "" {
+		return usagef("%s: --requests brings whole requests, --%s describes one: give one of them", cmd.Name(), given)
+	}
+	if q.requests == "" && q.target.file == "" && q.target.to == "" {
+		return usagef("%s: whom is the request for? --to namespace/name --labels k=v, or --workload FILE", cmd.Name())
+	}
+	return nil
+}
+
+// each calls decide for every request, in order, and ends with the exit code for the answers.
+func (s *session) each(cmd *cobra.Command, q *questions, decide func(raw []byte) (allowed bool, err error)) error {
+	allowed, err := s.every(cmd, q, decide)
+	if err = errors.Join(err, s.out.Flush()); err != nil {
+		return err
+	}
+	if !allowed {
+		return exitWith(exitNo)
+	}
+	return nil
+}
+
+func (s *session) every(cmd *cobra.Command, q *questions, decide func([]byte) (bool, error)) (bool, error) {
+	if q.requests != "" {
+		return s.lines(cmd.Context(), q.requests, decide)
+	}
+	line, err := q.request.checkRequest(cmd, s.mesh.TrustDomain)
+	if err != nil {
+		return false, err
+	}
+	raw, err := extauthz.ParseJSON(line)
+	if err != nil {
+		return false, err
+	}
+	return decide(raw)
+}
+
+// lines reads requests from a file or standard input, one a line; empty lines are passed over.
+func (s *session) lines(ctx context.Context, file string, decide func([]byte) (bool, error)) (bool, error) {
+	in := s.in
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return false, fmt.Errorf("--requests: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	scanner := bufio.NewScanner(in)
+	scanner.Buffer(make([]byte, 64<<10), maxLineBytes)
+	all, n := true, 0
+	for scanner.Scan() {
+		n++
+		line := bytes.TrimSpace(scanner.Bytes())
+		if len(line) == 0 {
+			continue
+		}
+		raw, err := extauthz.ParseJSON(line)
+		if err != nil {
+			return false, fmt.Errorf("%s:%d: %w", file, n, err)
+		}
+		allowed, err := decide(raw)
+		if err != nil {
+			return false, err
+		}
+		all = all && allowed
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+	}
+	if err := scanner.Err(); err != nil {
+		return false, fmt.Errorf("%s:%d: %w (a line has at most %d bytes)", file, n+1, err, maxLineBytes)
+	}
+	return all, nil
+}

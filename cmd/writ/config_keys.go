@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// configKeys lists the dotted keys of single values and lists under a block of type t; a block with a short form
+// counts as a value as well.
+func configKeys(t reflect.Type, prefix string) []string {
+	var keys []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := join(prefix, f.Tag.Get("yaml"))
+		block := f.Type
+		if block.Kind() == reflect.Pointer {
+			block = block.Elem()
+		}
+		if block.Kind() != reflect.Struct || f.Tag.Get("short") != "" {
+			keys = append(keys, key)
+		}
+		if block.Kind() == reflect.Struct {
+			keys = append(keys, configKeys(block, key)...)
+		}
+	}
+	return keys
+}
+
+func keysOf(t reflect.Type) []string {
+	names := make([]string, t.NumField())
+	for i := range names {
+		names[i] = t.Field(i).Tag.Get("yaml")
+	}
+	return names
+}
+
+func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Tag.Get("yaml") == name {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
+}
+
+// exported is the Go field of a one-word key.
+func exported(key string) string { return strings.ToUpper(key[:1]) + key[1:] }
+
+func join(prefix, key string) string {
+	if prefix == "" {
+		return key
+	}
+	return prefix + "." + key
+}
+
+func firstKey(n *yaml.Node) string {
+	if len(n.Content) == 0 {
+		return ""
+	}
+	return n.Content[0].Value
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+// tagFits reports whether the YAML type of n is one that v takes: nothing is converted silently.
+func tagFits(n *yaml.Node, v reflect.Value) bool {
+	switch v.Addr().Interface().(type) {
+	case *bool:
+		return n.ShortTag() == "!!bool"
+	case *int:
+		return n.ShortTag() == "!!int"
+	case *fileMode:
+		return n.ShortTag() == "!!int" || n.ShortTag() == "!!str"
+	}
+	return n.ShortTag() == "!!str"
+}
+
+// typeName says what v takes, in words.
+func typeName(v reflect.Value) string {
+	switch v.Addr().Interface().(type) {
+	case *bool:
+		return "true or false"
+	case *int:
+		return "a whole number"
+	case *fileMode:
+		return "a permission such as 0660"
+	case *time.Duration:
+		return "a duration such as 10s"
+	}
+	return "text"
+}
+
+func nodeName(n *yaml.Node) string {
+	switch {
+	case n.Kind == yaml.MappingNode:
+		return "keys and values"
+	case n.Kind == yaml.SequenceNode:
+		return "a list"
+	case isNull(n):
+		return "nothing"
+	}
+	return fmt.Sprintf("%q", n.Value)
+}
+
+func scalarName(n *yaml.Node) string {
+	if isNull(n) {
+		return "no value"
+	}
+	return n.Value
+}

@@ -1,0 +1,21 @@
+// Command writ decides which request may reach which workload, as Istio's AuthorizationPolicy says, behind Envoy's
+// ext_authz; and it says, offline, what it would decide and why.
+//
+// Start with "writ check" to try a policy, "writ lint" to check it, and "writ serve" to run the authority.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	c := &cli{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.LookupEnv}
+	return c.execute(ctx, os.Args[1:])
+}

@@ -1,0 +1,246 @@
+package telemetry
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/writ-auth/writ/authz"
+)
+
+// Metrics are the authority's metrics, in a registry of their own. docs/metrics.md lists them.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	checks   map[checkLabels]prometheus.Counter // read-only once built: all label values are known
+	other    prometheus.Counter
+	duration prometheus.Histogram
+	audits   prometheus.Counter
+	shadows  map[shadowLabels]prometheus.Counter
+
+	documents     *prometheus.GaugeVec
+	problems      *prometheus.GaugeVec
+	loads         *prometheus.CounterVec
+	loadFailed    prometheus.Gauge
+	generation    prometheus.Gauge
+	loadTimestamp prometheus.Gauge
+}
+
+type checkLabels struct {
+	allow  bool
+	layer  authz.Layer
+	reason authz.Reason
+}
+
+type shadowLabels struct {
+	deny    bool // the DENY policies under dry run, else the ALLOW ones
+	matched bool
+}
+
+// Build names the running binary.
+type Build struct{ Version, Revision, Go string }
+
+// NewMetrics returns metrics of a process that has decided nothing yet.
+func NewMetrics(b Build) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry()}
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := m.gaugeVec("writ_build_info", "Always 1; the labels say which build is running.", "version", "revision", "go")
+	info.WithLabelValues(b.Version, b.Revision, b.Go).Set(1)
+	m.newCheckMetrics()
+	m.newPolicyMetrics()
+	return m
+}
+
+func (m *Metrics) newCheckMetrics() {
+	total := m.counterVec("writ_check_total", "Checks answered, by decision, deciding layer and reason.", "decision", "layer", "reason")
+	m.checks = make(map[checkLabels]prometheus.Counter)
+	for _, k := range knownChecks() {
+		m.checks[k] = total.WithLabelValues(decisionWord(k.allow), string(k.layer), string(k.reason))
+	}
+	m.other = total.WithLabelValues("deny", "other", "other")
+	m.duration = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "writ_check_duration_seconds",
+		Help: "Time from a decoded check to its decision, without the network.",
+		Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2,
+			5e-2, 1e-1},
+	})
+	m.audits = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "writ_audit_total", Help: "Checks that an AUDIT rule matched.",
+	})
+	m.registry.MustRegister(m.duration, m.audits)
+	shadow := m.counterVec("writ_shadow_total", "What dry-run policies would have said, by their action.", "action", "result")
+	m.shadows = make(map[shadowLabels]prometheus.Counter)
+	for _, matched := range []bool{true, false} {
+		result := map[bool]string{true: "matched", false: "not_matched"}[matched]
+		m.shadows[shadowLabels{true, matched}] = shadow.WithLabelValues("deny", result)
+		m.shadows[shadowLabels{false, matched}] = shadow.WithLabelValues("allow", result)
+	}
+}
+
+func (m *Metrics) newPolicyMetrics() {
+	m.documents = m.gaugeVec("writ_policy_documents",
+		"Documents by kind and state: active, last_good, fail_closed, ignored, broken.", "kind", "state")
+	m.problems = m.gaugeVec("writ_policy_problems", "Problems of the loaded documents, by severity.", "severity")
+	m.loads = m.counterVec("writ_policy_load_total", "Attempts to load the documents, by result.", "result")
+	m.loadFailed = m.gauge("writ_policy_load_failed",
+		"1 while the documents cannot be read or one of them is broken, so that not all is enforced as written.")
+	m.generation = m.gauge("writ_policy_generation", "Generation of the snapshot in force; 0 before the first.")
+	m.loadTimestamp = m.gauge("writ_policy_load_timestamp_seconds", "Unix time of the snapshot in force.")
+	for _, result := range []string{"ok", "degraded", "failed"} {
+		m.loads.WithLabelValues(result)
+	}
+}
+
+func (m *Metrics) counterVec(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) gaugeVec(name, help string, labels ...string) *prometheus.GaugeVec {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) gauge(name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	m.registry.MustRegister(g)
+	return g
+}
+
+// knownChecks are the combinations of labels that decisions have, so that no check creates a time series.
+func knownChecks() []checkLabels {
+	known := []checkLabels{
+		{true, authz.LayerAllow, authz.ReasonAllowed},
+		{true, authz.LayerDefault, authz.ReasonNoAllowPolicy},
+		{false, authz.LayerDeny, authz.ReasonDenied},
+		{false, authz.LayerAllow, authz.ReasonNoAllowMatch},
+		{false, authz.LayerCustom, authz.ReasonCustomUnavailable},
+		{false, authz.LayerDeny, authz.ReasonBrokenPolicy},
+		{false, authz.LayerCustom, authz.ReasonBrokenPolicy},
+		{false, authz.LayerAllow, authz.ReasonBrokenPolicy},
+	}
+	for _, reason := range []authz.Reason{
+		authz.ReasonBrokenPolicy, authz.ReasonNoSnapshot, authz.ReasonUnknownWorkload, authz.ReasonUnknownLabels,
+		authz.ReasonAmbiguousWorkload, authz.ReasonBadRequest, authz.ReasonPathNotNormalized, authz.ReasonInternal,
+	} {
+		known = append(known, checkLabels{false, authz.LayerSystem, reason})
+	}
+	return known
+}
+
+func decisionWord(allow bool) string {
+	if allow {
+		return "allow"
+	}
+	return "deny"
+}
+
+// ObserveCheck counts one check. It neither allocates nor locks.
+func (m *Metrics) ObserveCheck(c *Check) {
+	d := c.Decision
+	if counter, ok := m.checks[checkLabels{d.Allow, d.Layer, d.Reason}]; ok {
+		counter.Inc()
+	} else {
+		m.other.Inc()
+	}
+	m.duration.Observe(c.Duration.Seconds())
+	if !d.Evaluated {
+		return
+	}
+	if d.Verdict.Audit != nil {
+		m.audits.Inc()
+	}
+	if d.Verdict.HasShadowDeny {
+		m.shadows[shadowLabels{true, d.Verdict.ShadowDeny != nil}].Inc()
+	}
+	if d.Verdict.HasShadowAllow {
+		m.shadows[shadowLabels{false, d.Verdict.ShadowAllow != nil}].Inc()
+	}
+}
+
+// Load is the outcome of one attempt to load the documents.
+type Load struct {
+	Result     string    // ok, degraded (some document is broken) or failed (nothing could be read)
+	Published  bool      // a snapshot came of it; else only Result is used
+	Time       time.Time // of the snapshot
+	Generation uint64
+	Documents  map[DocumentLabels]int
+	Problems   map[string]int // by severity
+}
+
+// DocumentLabels count documents.
+type DocumentLabels struct{ Kind, State string }
+
+// ObserveLoad records a load. It is called by one goroutine at a time.
+func (m *Metrics) ObserveLoad(l Load) {
+	m.loads.WithLabelValues(l.Result).Inc()
+	m.loadFailed.Set(0)
+	if l.Result != "ok" {
+		m.loadFailed.Set(1)
+	}
+	if !l.Published {
+		return
+	}
+	m.generation.Set(float64(l.Generation))
+	m.loadTimestamp.Set(float64(l.Time.UnixMilli()) / 1e3)
+	m.documents.Reset()
+	for k, n := range l.Documents {
+		m.documents.WithLabelValues(k.Kind, k.State).Set(float64(n))
+	}
+	for _, severity := range []string{"error", "warning", "info"} {
+		m.problems.WithLabelValues(severity).Set(float64(l.Problems[severity]))
+	}
+}
+
+// WatchDecisionLog exports the counters of a decision log.
+func (m *Metrics) WatchDecisionLog(l *DecisionLog) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "writ_decision_log_dropped_total",
+		Help: "Decision log lines lost because the destination was too slow or refused them.",
+	}, func() float64 { return float64(l.Dropped()) }))
+}
+
+// CheckCount is how often one combination of decision, layer and reason was answered.
+type CheckCount struct {
+	Decision string `json:"decision"`
+	Layer    string `json:"layer"`
+	Reason   string `json:"reason"`
+	Count    uint64 `json:"count"`
+}
+
+// CheckCounts lists the checks answered so far, without those that never happened.
+func (m *Metrics) CheckCounts() ([]CheckCount, error) {
+	families, err := m.registry.Gather()
+	if err != nil {
+		return nil, err
+	}
+	counts := []CheckCount{}
+	for _, f := range families {
+		if f.GetName() != "writ_check_total" {
+			continue
+		}
+		for _, metric := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range metric.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if n := uint64(metric.GetCounter().GetValue()); n > 0 {
+				counts = append(counts, CheckCount{labels["decision"], labels["layer"], labels["reason"], n})
+			}
+		}
+	}
+	return counts, nil
+}
+
+// Handler serves the metrics in the Prometheus text format.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}
+
+// Registry is where other packages of the authority register their metrics.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
