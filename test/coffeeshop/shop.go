@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/writ-auth/writ/internal/testkit"
+)
+
+// Ports, counted from -port. README.md and the printed invitation name them.
+const (
+	portOrder = iota
+	portPayment
+	portInventory
+	portCustomer
+	portBarista
+	portDatabase // TCP, next to inventory-service
+	portDiagnostics
+	portsUsed // how many there are
+)
+
+// member is one service of the shop.
+type member struct {
+	name   string
+	port   int
+	labels string // what its sidecar says of it; empty = nothing, writ goes by certificate and WorkloadEntry
+}
+
+var members = []member{
+	{"order-service", portOrder, "app=order-service,version=v1"},
+	{"payment-service", portPayment, "app=payment-service,version=v1"},
+	{"inventory-service", portInventory, "app=inventory-service,version=v1"},
+	{"customer-service", portCustomer, "app=customer-service,version=v1"},
+	{"barista-service", portBarista, ""},
+}
+
+// strangers hold certificates of the same root, and serve nothing.
+var strangers = map[string]string{
+	"admin-service": "spiffe://cluster.local/ns/coffee-shop/sa/admin-service",
+	"printer":       "spiffe://cluster.local/ns/office/sa/printer",
+	"impostor":      "spiffe://evil.example/ns/coffee-shop/sa/order-service",
+}
+
+const databaseService = "inventory-database"
+
+// shop is everything that runs.
+type shop struct {
+	dir       string // certificates, configuration, logs; removed at the end
+	policies  string // absolute
+	writ      string // binary
+	ports     [portsUsed]int
+	ca        *testkit.CA
+	clients   map[string]*tls.Certificate // by name
+	authority *testkit.Authority
+	sidecars  map[string]*testkit.Envoy // by service
+
+	mu      sync.Mutex
+	closers []func() error // last first
+}
+
+// open starts the whole shop. After an error, close ends what had started.
+func (s *shop) open(ctx context.Context, opts options, stderr io.Writer) error {
+	var tee io.Writer
+	if opts.verbose {
+		tee = stderr
+	}
+	var err error
+	if s.policies, err = filepath.Abs(opts.policies); err != nil {
+		return err
+	}
+	if _, err := os.Stat(s.policies); err != nil {
+		return fmt.Errorf("-policies: %w (run this from the checkout, or name the directory)", err)
+	}
+	// Unix socket paths are short; the system's own folder for temporary files may not be.
+	if s.dir, err = os.MkdirTemp("", "coffee-shop-"); err != nil {
+		return err
+	}
+	s.later(func() error { return os.RemoveAll(s.dir) })
+	if err := s.takePorts(ctx, opts.port); err != nil {
+		return err
+	}
+	if err := s.makeCertificates(); err != nil {
+		return err
+	}
+	envoy, err := testkit.EnvoyPath(ctx)
+	if err != nil {
+		return err
+	}
+	if s.writ, err = testkit.BuildWrit(ctx, s.dir); err != nil {
+		return err
+	}
+	if err := s.startAuthority(ctx, tee); err != nil {
+		return err
+	}
+	return s.startServices(ctx, envoy, tee)
+}
+
+// later registers what close has to do.
+func (s *shop) later(do func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closers = append(s.closers, do)
+}
+
+// close ends everything, in the opposite order of its start.
+func (s *shop) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		all = errors.Join(all, s.closers[i]())
+	}
+	s.closers = nil
+	return all
+}
+
+// takePorts makes sure, before anything starts, that the ports can be had.
+func (s *shop) takePorts(ctx context.Context, first int) error {
+	var config net.ListenConfig
+	var held []net.Listener
+	defer func() {
+		for _, l := range held {
+			_ = l.Close()
+		}
+	}()
+	for i := range s.ports {
+		port := 0
+		if first > 0 {
+			port = first + i
+		}
+		listener, err := config.Listen(ctx, "tcp", local(port))
+		if err != nil {
+			return fmt.Errorf("port %d is taken, perhaps by another coffee shop: %w (choose others with -port)", port, err)
+		}
+		held = append(held, listener)
+		s.ports[i] = listener.Addr().(*net.TCPAddr).Port
+	}
+	return nil
+}
+
+func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func (s *shop) file(name string) string { return filepath.Join(s.dir, name) }
+
+// makeCertificates gives every service and every stranger an identity.
+func (s *shop) makeCertificates() error {
+	var err error
+	if s.ca, err = testkit.NewCA("Coffee shop, for one run"); err != nil {
+		return err
+	}
+	if err := s.ca.Write(s.file("ca.pem")); err != nil {
+		return err
+	}
+	ids := map[string]string{}
+	for _, m := range members {
+		ids[m.name] = serviceID(m.name)
+	}
+	for name, id := range strangers {
+		ids[name] = id
+	}
+	s.clients = map[string]*tls.Certificate{}
+	for name, id := range ids {
+		leaf, err := s.ca.Leaf(testkit.Names{URIs: []string{id}, DNS: []string{"localhost", name}, IPs: []string{"127.0.0.1"}})
+		if err != nil {
+			return err
+		}
+		if err := testkit.WriteLeaf(leaf, s.file(name+".pem")); err != nil {
+			return err
+		}
+		s.clients[name] = leaf
+	}
+	return nil
+}
+
+func serviceID(name string) string { return "spiffe://cluster.local/ns/coffee-shop/sa/" + name }
+
+// startAuthority writes writ.yaml and runs `writ serve` on it.
+func (s *shop) startAuthority(ctx context.Context, tee io.Writer) error {
+	diagnostics := local(s.ports[portDiagnostics])
+	config := fmt.Sprintf(`# The coffee shop's authority. Every key: docs/configuration.md
+trust_domain: cluster.local
+root_namespace: istio-system
+documents: %s
+authz:
+  listen: unix:authz.sock
+  decision_log: {to: decisions.jsonl, log: all}
+admin: unix:admin.sock
+diagnostics: %s
+`, s.policies, diagnostics)
+	if err := os.WriteFile(s.file("writ.yaml"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	authority, err := testkit.StartAuthority(ctx, testkit.AuthorityConfig{
+		Binary: s.writ, Config: s.file("writ.yaml"), Diagnostics: diagnostics, Tee: tee,
+	})
+	if err != nil {
+		return err
+	}
+	s.authority = authority
+	s.later(func() error { authority.Stop(); return nil })
+	ready, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return authority.WaitReady(ready)
+}
+
+// startServices starts the backends and, all at once, their Envoys.
+func (s *shop) startServices(ctx context.Context, envoy string, tee io.Writer) error {
+	order := new(orderService)
+	database, err := testkit.ServeTCPEcho(ctx, "inventory database ready")
+	if err != nil {
+		return err
+	}
+	s.later(database.Close)
+
+	s.sidecars = map[string]*testkit.Envoy{}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, m := range members {
+		handler := service(m.name)
+		if m.port == portOrder {
+			handler = order
+		}
+		backend, err := testkit.ServeHTTP(ctx, handler)
+		if err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		s.later(backend.Close)
+		config := s.sidecar(m, backend.Addr, database.Addr)
+		group.Go(func() error { return s.startSidecar(ctx, envoy, config, tee) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	outbound := s.sidecars["order-service"].Listener("outbound")
+	order.outbound.Store(&outbound)
+	return nil
+}
+
+func (s *shop) sidecar(m member, backend, database string) sidecar {
+	config := sidecar{
+		Service: m.name, Port: s.ports[m.port], Labels: m.labels, Backend: backend,
+		Certificate: s.file(m.name + ".pem"), CA: s.file("ca.pem"), Writ: s.file("authz.sock"),
+	}
+	switch m.port {
+	case portInventory:
+		config.TCP = &tcpService{Port: s.ports[portDatabase], Labels: "app=" + databaseService, Backend: database}
+	case portOrder:
+		for _, called := range members {
+			if called.port != portOrder {
+				config.Calls = append(config.Calls, peer{
+					Service: called.name, Address: local(s.ports[called.port]), ID: serviceID(called.name),
+				})
+			}
+		}
+	}
+	return config
+}
+
+func (s *shop) startSidecar(ctx context.Context, binary string, config sidecar, tee io.Writer) error {
+	bootstrap, err := config.bootstrap()
+	if err != nil {
+		return err
+	}
+	envoy, err := testkit.StartEnvoy(ctx, testkit.EnvoyConfig{
+		Name: config.Service, Binary: binary, Bootstrap: bootstrap, Dir: s.dir, Tee: tee,
+	})
+	if err != nil {
+		return err
+	}
+	s.later(func() error { envoy.Stop(); return nil })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sidecars[config.Service] = envoy
+	return nil
+}
+
+// wait returns nil when ctx ends, and an error when one of the processes does.
+func (s *shop) wait(ctx context.Context) error {
+	ended := make(chan string, len(s.sidecars)+1)
+	watch := func(p *testkit.Process) {
+		select {
+		case <-p.Done():
+			ended <- p.Name
+		case <-ctx.Done():
+		}
+	}
+	go watch(s.authority.Process)
+	for _, envoy := range s.sidecars {
+		go watch(envoy.Process)
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case name := <-ended:
+		return fmt.Errorf("%s ended although nobody asked it to", name)
+	}
+}
