@@ -1,6 +1,9 @@
 package authz
 
-import "github.com/writ-auth/writ/policy"
+import (
+	"github.com/writ-auth/writ/jwt"
+	"github.com/writ-auth/writ/policy"
+)
 
 // Layer is the step of the pipeline that decided (authorization-policy §4.1).
 type Layer string
@@ -22,6 +25,7 @@ type Reason string
 const (
 	ReasonAllowed           Reason = "allowed"             // an ALLOW rule matched
 	ReasonNoAllowPolicy     Reason = "no_allow_policy"     // nothing forbids it and no ALLOW policy applies
+	ReasonTokenRefused      Reason = "token_refused"       // a token is invalid; Decision.Token says why
 	ReasonDenied            Reason = "denied"              // a DENY rule matched
 	ReasonNoAllowMatch      Reason = "no_allow_match"      // ALLOW policies apply and none matches
 	ReasonCustomUnavailable Reason = "custom_unavailable"  // a CUSTOM rule matched and its provider cannot be asked
@@ -48,9 +52,20 @@ type Decision struct {
 	// Evaluated is set when the AUDIT, DENY and ALLOW layers were reached.
 	Evaluated bool
 
+	// Token is what became of the request's tokens: why one was refused, or whose the request is, and which headers and
+	// parameters of an allowed request to change.
+	Token jwt.Result
+
 	Workload   *policy.Bound // nil when not resolved
 	Generation uint64        // of the snapshot, 0 when there was none
 	Detail     string        // for logs and operators only, never for the client; names the value and the fix
+}
+
+// Reset empties the decision for reuse and keeps its memory. An empty decision is no answer.
+func (d *Decision) Reset() {
+	token := d.Token
+	token.Reset()
+	*d = Decision{Token: token}
 }
 
 // DeniedBody is what Envoy's RBAC filter answers (authorization-policy §4.3).

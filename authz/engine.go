@@ -1,18 +1,22 @@
 package authz
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/writ-auth/writ/policy"
 )
 
 // Engine decides requests. Its zero value is ready; all methods are safe for concurrent use.
-type Engine struct{}
+type Engine struct {
+	Tokens Tokens // how tokens are verified; not changed once requests are decided
+}
 
 // Decide answers one request for one workload by the layers of authorization-policy §4.1, in their order, and writes
-// the answer to d. Without a snapshot or a workload the answer is a denial. It does not allocate for AUDIT, DENY and
-// ALLOW policies.
-func (e *Engine) Decide(snap *policy.Snapshot, b *policy.Bound, r *policy.Request, d *Decision) {
+// the answer to d, whose memory it reuses. Without a snapshot or a workload the answer is a denial. It waits within ctx,
+// and only for the keys of a token. It does not allocate for AUDIT, DENY and ALLOW policies, nor for a token that was
+// verified before.
+func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bound, r *policy.Request, d *Decision) {
 	switch {
 	case snap == nil:
 		Deny(d, ReasonNoSnapshot, "no documents have been loaded yet")
@@ -21,11 +25,15 @@ func (e *Engine) Decide(snap *policy.Snapshot, b *policy.Bound, r *policy.Reques
 		Deny(d, ReasonUnknownWorkload, policy.ErrNoWorkload.Error())
 		return
 	}
-	*d = Decision{Workload: b, Generation: snap.Generation()}
+	d.Reset()
+	d.Workload, d.Generation = b, snap.Generation()
 
 	// "CUSTOM: per provider, decide whether an enforced CUSTOM rule matches; if so call the provider."
 	if rule := b.Rules.Custom(r); rule != nil {
 		d.custom(rule)
+		return
+	}
+	if !e.Tokens.authenticate(ctx, b.Authentication, r, d) {
 		return
 	}
 	d.Verdict, d.Evaluated = b.Rules.Evaluate(r), true
@@ -43,7 +51,8 @@ func (e *Engine) Decide(snap *policy.Snapshot, b *policy.Bound, r *policy.Reques
 
 // Deny makes d the denial of a request that could not be decided. detail is for operators: what was wrong, and the fix.
 func Deny(d *Decision, reason Reason, detail string) {
-	*d = Decision{Status: http.StatusForbidden, Body: DeniedBody, Layer: LayerSystem, Reason: reason, Detail: detail}
+	d.Reset()
+	d.Status, d.Body, d.Layer, d.Reason, d.Detail = http.StatusForbidden, DeniedBody, LayerSystem, reason, detail
 }
 
 func (d *Decision) allow(layer Layer, reason Reason, rule *policy.Rule) {

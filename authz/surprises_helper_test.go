@@ -111,6 +111,7 @@ type setup struct {
 	mesh     policy.Mesh
 	workload policy.Workload
 	docs     []string
+	broken   bool // the documents are expected to have errors
 }
 
 // decide sends c through decoder and engine, as the server does.
@@ -135,12 +136,18 @@ func (s setup) decide(t *testing.T, c check) authz.Decision {
 	if c.claims != nil {
 		r.Claims = c.claims
 	}
-	snap := policy.NewSnapshot(policy.Decode("test.yaml", []byte(strings.Join(s.docs, "---\n"))), s.mesh)
+	documents := policy.Decode("test.yaml", []byte(strings.Join(s.docs, "---\n")))
+	for _, doc := range documents {
+		if doc.Broken() && !s.broken {
+			t.Fatalf("valid document refused: %v", doc.Problems)
+		}
+	}
+	snap := policy.NewSnapshot(documents, s.mesh)
 	bound, err := snap.Resolve(s.workload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	(&authz.Engine{}).Decide(snap, bound, &r, &d)
+	(&authz.Engine{}).Decide(t.Context(), snap, bound, &r, &d)
 	return d
 }
 

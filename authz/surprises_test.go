@@ -31,6 +31,9 @@ const (
 
 func docs(d ...string) setup { return setup{docs: d} }
 
+// brokenDocs have errors that writ refuses and fails closed for.
+func brokenDocs(d ...string) setup { return setup{docs: d, broken: true} }
+
 func user(sub string) claims { return claims{"iss": "https://idp.example", "sub": sub} }
 
 // surprises about what a policy matches: rows 1 to 45 and those of the rest that a decision shows.
@@ -130,9 +133,9 @@ func surprises() []surprise {
 		}},
 		// Rows 43 to 45: what Istio does with documents that bypassed validation. writ refuses them at load; one that was
 		// never valid fails closed for whom it targets.
-		{43, "DENY rule with an unknown when key", docs(deny(when("source.user", "values: [a]"))), []try{{"fails closed, not open", check{}, false}}},
-		{44, "DENY rule with a malformed IP", docs(deny(from("ipBlocks: [10.0.0.300]"))), []try{{"denies everything", check{}, false}}},
-		{45, "ALLOW rule with one malformed IP among good ones", docs(allow(from("ipBlocks: [10.0.0.1, 10.0.0.300]"))), []try{{"does not match", check{}, false}}},
+		{43, "DENY rule with an unknown when key", brokenDocs(deny(when("source.user", "values: [a]"))), []try{{"fails closed, not open", check{}, false}}},
+		{44, "DENY rule with a malformed IP", brokenDocs(deny(from("ipBlocks: [10.0.0.300]"))), []try{{"denies everything", check{}, false}}},
+		{45, "ALLOW rule with one malformed IP among good ones", brokenDocs(allow(from("ipBlocks: [10.0.0.1, 10.0.0.300]"))), []try{{"does not match", check{}, false}}},
 		{46, "two CUSTOM policies, two providers", docs(
 			named("foo", "a", "{action: CUSTOM, provider: {name: one}, rules: ["+to("paths: [/a]")+"]}"),
 			named("foo", "b", "{action: CUSTOM, provider: {name: two}, rules: ["+to("paths: [/b]")+"]}"),

@@ -17,34 +17,35 @@ type Code struct {
 func Codes() []Code { return slices.Clone(codes) }
 
 const (
-	codeUnreadable      = "WRIT100"
-	codeSyntax          = "WRIT101"
-	codeEncoding        = "WRIT102"
-	codeTooLarge        = "WRIT103"
-	codeTooDeep         = "WRIT104"
-	codeTooManyNodes    = "WRIT105"
-	codeTooManyDocs     = "WRIT106"
-	codeTooManyProblems = "WRIT107"
-	codeNotObject       = "WRIT110"
-	codeVersion         = "WRIT111"
-	codeNearKind        = "WRIT112"
-	codePassedOver      = "WRIT113"
-	codeForeignGroup    = "WRIT114"
-	codeUnknownField    = "WRIT120"
-	codeDuplicateKey    = "WRIT121"
-	codeWrongType       = "WRIT122"
-	codeBooleanText     = "WRIT123"
-	codeNumberText      = "WRIT124"
-	codeEnum            = "WRIT125"
-	codeNumber          = "WRIT126"
-	codeDuration        = "WRIT127"
-	codeOneOf           = "WRIT128"
-	codeTag             = "WRIT129"
-	codeName            = "WRIT130"
-	codeNamespace       = "WRIT131"
-	codeNoNamespace     = "WRIT132"
-	codeDuplicate       = "WRIT133"
-	codeUncompilable    = "WRIT190"
+	codeUnreadable   = "WRIT100"
+	codeSyntax       = "WRIT101"
+	codeEncoding     = "WRIT102"
+	codeTooLarge     = "WRIT103"
+	codeTooDeep      = "WRIT104"
+	codeTooManyNodes = "WRIT105"
+	codeTooManyDocs  = "WRIT106"
+	codeMoreProblems = "WRIT107"
+	codeMoreWarnings = "WRIT108"
+	codeNotObject    = "WRIT110"
+	codeVersion      = "WRIT111"
+	codeNearKind     = "WRIT112"
+	codePassedOver   = "WRIT113"
+	codeForeignGroup = "WRIT114"
+	codeUnknownField = "WRIT120"
+	codeDuplicateKey = "WRIT121"
+	codeWrongType    = "WRIT122"
+	codeBooleanText  = "WRIT123"
+	codeNumberText   = "WRIT124"
+	codeEnum         = "WRIT125"
+	codeNumber       = "WRIT126"
+	codeDuration     = "WRIT127"
+	codeOneOf        = "WRIT128"
+	codeTag          = "WRIT129"
+	codeName         = "WRIT130"
+	codeNamespace    = "WRIT131"
+	codeNoNamespace  = "WRIT132"
+	codeDuplicate    = "WRIT133"
+	codeUncompilable = "WRIT190"
 
 	codeExclusive      = "WRIT200"
 	codeSelector       = "WRIT201"
@@ -95,8 +96,10 @@ var codes = []Code{
 		"A file may hold about a million values once its aliases are followed. The bound stops small files that expand without end. Split the file, or use fewer aliases."},
 	{codeTooManyDocs, SeverityError, "too many documents in one file",
 		"A file may hold 10,000 documents. Split it."},
-	{codeTooManyProblems, SeverityError, "too many problems in one document",
-		"Only the first problems of this document are listed. Fix them and look again."},
+	{codeMoreProblems, SeverityError, "more problems than are listed",
+		"Only 100 problems of a document are listed, and there are errors among the rest. Fix those that are listed and look again."},
+	{codeMoreWarnings, SeverityWarning, "more warnings than are listed",
+		"Only 100 problems of a document are listed. The rest are warnings."},
 	{codeNotObject, SeverityError, "not a Kubernetes object",
 		"A document is an object with apiVersion, kind, metadata and spec."},
 	{codeVersion, SeverityError, "unsupported apiVersion",

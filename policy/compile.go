@@ -173,10 +173,10 @@ func (c *compiler) brokenPolicy(doc *Document) *Policy {
 		p.Namespace = c.mesh.RootNamespace
 	}
 	p.target = target{namespace: p.Namespace}
-	if spec, ok := doc.Spec.(targeted); ok && !doc.problemAt("spec.selector") && !doc.problemAt("spec.targetRef") {
+	if spec, ok := doc.Spec.(targeted); ok && !doc.targetUnread {
 		p.target = newTarget(p.Namespace, spec)
 	}
-	if spec, ok := doc.Spec.(*securityv1beta1.AuthorizationPolicy); ok && !doc.problemAt("spec.action") {
+	if spec, ok := doc.Spec.(*securityv1beta1.AuthorizationPolicy); ok && !doc.actionUnread {
 		p.Action = Action(spec.GetAction())
 		p.Provider = spec.GetProvider().GetName()
 	}

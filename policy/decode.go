@@ -31,7 +31,7 @@ func Decode(file string, data []byte) []*Document {
 	if len(data) > MaxFileBytes {
 		return []*Document{tooLarge(file, int64(len(data)))}
 	}
-	for _, c := range split(data) {
+	for _, c := range splitDocuments(data) {
 		if len(d.docs) >= MaxDocuments {
 			d.tooMany(c)
 			break
@@ -53,18 +53,18 @@ type place struct{ line, column int }
 
 // chunk reads the text between two document separators. A chunk that does not parse leaves its neighbours alone.
 func (d *decoder) chunk(c chunk) {
-	if at := invalidUTF8(c.text); at >= 0 {
-		d.unreadable(c, codeEncoding, c.placeOf(at), "invalid UTF-8", "save the file as UTF-8")
+	if !utf8.Valid(c.text) {
+		d.unreadable(c, codeEncoding, c.placeOf(invalidUTF8(c.text)), "invalid UTF-8", "save the file as UTF-8")
 		return
 	}
 	if estimateNodes(c.text) > d.nodes {
 		d.unreadable(c, codeTooManyNodes, place{c.linesAbove + 1, 1}, tooManyNodes(), "split the file")
 		return
 	}
-	root, err := parse(c.text)
+	root, err := parseYAML(c.text)
 	if err != nil {
 		at, message := c.syntaxError(err)
-		d.unreadable(c, codeSyntax, at, message, "")
+		d.unreadable(c, codeSyntax, at, message, c.syntaxHint(at))
 		return
 	}
 	if root == nil || isNull(root) {
@@ -87,8 +87,8 @@ func tooManyNodes() string {
 	return fmt.Sprintf("the file has more than %d values, aliases followed", maxNodes)
 }
 
-// parse returns the root of a chunk, or nil when it is empty.
-func parse(text []byte) (*yaml.Node, error) {
+// parseYAML returns the root of a chunk, or nil when it is empty.
+func parseYAML(text []byte) (*yaml.Node, error) {
 	var doc yaml.Node
 	if err := yaml.Load(text, &doc, yaml.WithV4Defaults()); err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func (d *decoder) list(c chunk, o *objectDecoder) {
 	}
 	for i, item := range items.Content {
 		ic := c
-		ic.within = join(c.within, fmt.Sprintf("items[%d]", i))
+		ic.within = joinPath(c.within, fmt.Sprintf("items[%d]", i))
 		d.object(ic, resolved(item), inherit)
 		if len(d.docs) > MaxDocuments {
 			return
@@ -154,8 +154,8 @@ func (d *decoder) list(c chunk, o *objectDecoder) {
 	}
 }
 
-// join appends one field path to another.
-func join(path, field string) string {
+// joinPath appends one field path to another.
+func joinPath(path, field string) string {
 	switch {
 	case path == "":
 		return field
@@ -186,7 +186,11 @@ func repeatedTopLevel(root *yaml.Node) *yaml.Node {
 
 // unreadable records a chunk that yields no object: one broken document for each object its text seems to hold.
 func (d *decoder) unreadable(c chunk, code string, at place, message, hint string) {
-	for _, s := range scan(c.text) {
+	for _, s := range scanObjects(c.text) {
+		if len(d.docs) >= MaxDocuments {
+			d.tooMany(c)
+			return
+		}
 		d.broken(c, s, code, at, message, hint)
 	}
 }
@@ -228,11 +232,22 @@ func (c chunk) syntaxError(err error) (place, string) {
 	return place{c.linesAbove + load.Mark.Line, max(load.Mark.Column, 1)}, message
 }
 
-// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
-func invalidUTF8(text []byte) int {
-	if utf8.Valid(text) {
-		return -1
+// syntaxHint knows the commonest reason for a syntax error.
+func (c chunk) syntaxHint(at place) string {
+	lines := bytes.Split(c.text, []byte{'\n'})
+	i := at.line - c.linesAbove - 1
+	if i >= len(lines) {
+		return ""
 	}
+	text := lines[i]
+	if indent := text[:len(text)-len(bytes.TrimLeft(text, " \t"))]; bytes.IndexByte(indent, '\t') >= 0 {
+		return "indent with spaces, YAML does not allow tabs"
+	}
+	return ""
+}
+
+// invalidUTF8 returns the offset of the first byte that is not UTF-8.
+func invalidUTF8(text []byte) int {
 	for i := 0; i < len(text); {
 		r, n := utf8.DecodeRune(text[i:])
 		if r == utf8.RuneError && n == 1 {
@@ -240,7 +255,7 @@ func invalidUTF8(text []byte) int {
 		}
 		i += n
 	}
-	return -1
+	return 0
 }
 
 // placeOf turns a byte offset of the chunk into a place of the file. Columns count bytes.

@@ -19,9 +19,9 @@ var (
 	endMarker     = []byte("...")
 )
 
-// split cuts a file at its document markers, which YAML allows nowhere else at the start of a line, so that an error in
+// splitDocuments cuts a file at its document markers, which YAML allows nowhere else at the start of a line, so that an error in
 // one document cannot swallow the next. Chunks without content are left out, directives (%YAML) count as none.
-func split(data []byte) []chunk {
+func splitDocuments(data []byte) []chunk {
 	data = bytes.TrimPrefix(data, byteOrderMark)
 	var chunks []chunk
 	start, startLine, line, content := 0, 0, 0, false

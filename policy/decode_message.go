@@ -73,7 +73,7 @@ func (o *objectDecoder) message(key, n *yaml.Node, shape *messageShape, m protor
 	}
 	var seen uint64
 	content := o.entries(n)
-	for i := 0; i+1 < len(content) && !o.full(); i += 2 {
+	for i := 0; i+1 < len(content) && !o.stopped(); i += 2 {
 		k, v := content[i], resolved(content[i+1])
 		name, ok := o.key(k)
 		if !ok {
@@ -137,7 +137,7 @@ func (o *objectDecoder) list(k, v *yaml.Node, f *fieldShape, m protoreflect.Mess
 	}
 	list := m.Mutable(f.desc).List()
 	for i, e := range v.Content {
-		if o.full() {
+		if o.stopped() {
 			return
 		}
 		o.pushIndex(i)
@@ -159,7 +159,7 @@ func (o *objectDecoder) mapping(k, v *yaml.Node, f *fieldShape, m protoreflect.M
 	}
 	entries := m.Mutable(f.desc).Map()
 	content := o.entries(v)
-	for i := 0; i+1 < len(content) && !o.full(); i += 2 {
+	for i := 0; i+1 < len(content) && !o.stopped(); i += 2 {
 		ek, ev := content[i], resolved(content[i+1])
 		name, ok := o.key(ek)
 		if !ok {

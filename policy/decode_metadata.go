@@ -40,7 +40,7 @@ func (o *objectDecoder) readMetadata() {
 	}
 	seen := map[string]bool{}
 	content := o.entries(o.metadata)
-	for i := 0; i+1 < len(content) && !o.full(); i += 2 {
+	for i := 0; i+1 < len(content) && !o.stopped(); i += 2 {
 		k, v := content[i], resolved(content[i+1])
 		name, ok := o.key(k)
 		if !ok {
@@ -115,7 +115,7 @@ func (o *objectDecoder) textMap(key, n *yaml.Node) map[string]string {
 	}
 	content := o.entries(n)
 	m := make(map[string]string, len(content)/2)
-	for i := 0; i+1 < len(content) && !o.full(); i += 2 {
+	for i := 0; i+1 < len(content) && !o.stopped(); i += 2 {
 		k, v := content[i], resolved(content[i+1])
 		name, ok := o.key(k)
 		if !ok {

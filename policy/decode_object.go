@@ -42,6 +42,9 @@ type objectDecoder struct {
 	path []segment
 	kind *knownKind
 
+	hidden       int // problems beyond maxProblems
+	hiddenErrors bool
+
 	metadataKey, metadata *yaml.Node
 	specKey, spec         *yaml.Node
 	items                 *yaml.Node
@@ -221,6 +224,9 @@ func (o *objectDecoder) known() {
 		o.push("spec")
 		o.decodeSpec(o.specKey, o.spec, spec)
 		o.pop()
+	}
+	if o.stopped() { // what follows was not read
+		o.doc.actionUnread, o.doc.targetUnread = true, true
 	}
 	o.noteUnread()
 	o.validate()

@@ -48,14 +48,23 @@ func (o *objectDecoder) report(code string, n *yaml.Node, message, hint string) 
 }
 
 func (o *objectDecoder) add(code, field string, at place, message, hint string) {
+	severity := severityOf(code)
+	if o.full() {
+		o.hidden++
+		o.hiddenErrors = o.hiddenErrors || severity == SeverityError
+		return
+	}
 	o.doc.Problems = append(o.doc.Problems, Problem{
-		Code: code, Severity: severityOf(code), File: o.doc.File, Line: at.line, Column: at.column,
+		Code: code, Severity: severity, File: o.doc.File, Line: at.line, Column: at.column,
 		Field: field, Message: message, Hint: hint,
 	})
 }
 
 // full reports whether the document has so many problems that more would only cost memory.
-func (o *objectDecoder) full() bool { return len(o.doc.Problems) > maxProblems }
+func (o *objectDecoder) full() bool { return len(o.doc.Problems) >= maxProblems }
+
+// stopped reports whether there is no use in decoding on: more problems were found than are listed.
+func (o *objectDecoder) stopped() bool { return o.hidden > 0 }
 
 // finish puts the problems in source order, names their object, and returns the document.
 func (o *objectDecoder) finish() *Document {
@@ -63,13 +72,15 @@ func (o *objectDecoder) finish() *Document {
 	slices.SortStableFunc(d.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	if len(d.Problems) > maxProblems {
-		more := len(d.Problems) - maxProblems
-		d.Problems = append(d.Problems[:maxProblems:maxProblems], Problem{
-			Code: codeTooManyProblems, Severity: SeverityError, File: d.File, Line: d.Line, Column: 1,
-			Message: fmt.Sprintf("at least %d more problems are not listed", more), Hint: "fix the ones above first",
+	if o.hidden > 0 {
+		code := codeMoreWarnings
+		if o.hiddenErrors {
+			code = codeMoreProblems
+		}
+		d.Problems = append(d.Problems, Problem{
+			Code: code, Severity: severityOf(code), File: d.File, Line: d.Line, Column: 1,
+			Message: fmt.Sprintf("at least %d more problems are not listed", o.hidden), Hint: "fix the ones that are, then look again",
 		})
-		d.actionUnread, d.targetUnread = true, true
 	}
 	for i := range d.Problems {
 		d.Problems[i].Object = d.Object

@@ -69,8 +69,8 @@ type scanLevel struct {
 	key    string
 }
 
-// scan finds the objects a text seems to hold, at least one. A second apiVersion or kind at the top begins another.
-func scan(text []byte) []scanned {
+// scanObjects finds the objects a text seems to hold, at least one. A second apiVersion or kind at the top begins another.
+func scanObjects(text []byte) []scanned {
 	s := &lineScanner{}
 	number := 0
 	for line := range bytes.Lines(text) {

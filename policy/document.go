@@ -40,6 +40,7 @@ func (o Object) String() string {
 
 // Document is one decoded object. Documents are immutable once [Decode] returns them.
 type Document struct {
+	// Object of a broken document has what could be read: Namespace is empty if it is given and is not a namespace.
 	Object
 	APIVersion  string
 	Labels      map[string]string

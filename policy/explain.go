@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Trace is the whole story of one answer: every policy that was looked at, whether it applies, every rule, every
@@ -190,6 +191,9 @@ func explainCondition(c *condition, r *Request) ConditionTrace {
 	t := ConditionTrace{
 		Field: c.field, Matched: c.matches(r), Got: c.attr.got(r),
 		Values: texts(c.values), NotValues: texts(c.notValues),
+	}
+	if len(c.values) == 0 && !strings.Contains(c.field, ".") { // a field that is used in its negative form only
+		t.Field = notField(c.field)
 	}
 	var hit, forbidden *matcher
 	if len(c.values) > 0 {

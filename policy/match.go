@@ -150,7 +150,18 @@ func (m *matcher) matchClaims(c Claims) bool {
 	if m.op != opRequestPrincipal {
 		return false
 	}
-	return m.iss.matchText(c.Issuer()) && m.jwt.matchText(c.Subject())
+	return m.iss.matchClaim(c, c.Issuer(), issuerPath) && m.jwt.matchClaim(c, c.Subject(), subjectPath)
+}
+
+// Paths of the claims that make a request principal. Read only.
+var (
+	issuerPath  = []string{"iss"}
+	subjectPath = []string{"sub"}
+)
+
+// matchClaim compares the string at path. An absent claim is no empty string.
+func (m *matcher) matchClaim(c Claims, v string, path []string) bool {
+	return m.matchText(v) && (v != "" || len(c.Strings(path)) == 1)
 }
 
 // condition is one field of a source or operation, or one when key, with its values and its not-values.

@@ -63,13 +63,13 @@ var (
 		"*", "cluster.local/ns/foo/sa/web", "cluster.local/ns/foo/sa/*", "cluster.local/ns/foo/*", "cluster.local/*", "clus*",
 		"*/ns/bar/sa/web", "*/sa/web", "*web", "*-td/ns/foo/sa/web", "td*/ns/foo/sa/web", "td1/ns/foo/sa/web",
 		"old-td/ns/foo/sa/web", "other.td/ns/foo/sa/web", "cluster.local/ns/*/sa/web", "spiffe://cluster.local/ns/foo/sa/web",
-		"spiffe://td1/ns/foo/*", "client.example.com", "*.example.com", "**", "*local/ns/foo/sa/w*", "a/b/c/d/e",
+		"spiffe://td1/ns/foo/*", "spiffe://*", "*/td1", "*://td1", "client.example.com", "*.example.com", "**", "*local/ns/foo/sa/w*", "a/b/c/d/e",
 	}
 	vocabNamespaces      = []string{"foo", "bar", "foo-bar", "*", "foo-*", "*bar", "f*", "*o*", "f*-b*", "foo/sa", "fo.", "f*/sa"}
-	vocabServiceAccounts = []string{"web", "web-2", "admin", "foo/web", "foo/admin", "bar/web", "foo-bar/web-2", "w.b", "foo/w.b"}
+	vocabServiceAccounts = []string{"web", "web-2", "admin", "foo/web", "foo/admin", "bar/web", "foo-bar/web-2", "w.b", "foo/w.b", "sa", "ns/web"}
 	vocabRequestPrincs   = []string{
 		"*", "https://idp.example/alice", "https://idp.example/*", "https://idp.example/al*", "*/alice", "*/*", "*alice",
-		"https://idp.example*", "https://idp.example", "*.example/alice", "*idp.example/al*", "iss*",
+		"https://idp.example*", "https://idp.example", "*.example/alice", "*idp.example/al*", "issuer", "iss*",
 		"https://idp.example/team/alice", "https://idp.example/*ce", "https://other.example/bob", "issuer/alice", "issuer/*",
 	}
 	vocabIPs = []string{
@@ -85,7 +85,7 @@ var (
 		"/admin", "/admin*", "/admin/*", "*/info", "*", "/", "/a/*/b", "*.html", "/API", "/public", "/public*", "*a*", "**",
 		"/foo/{*}", "/foo/{**}", "/foo/{**}/", "/foo/{*}/bar/{**}", "/{**}/info", "/{*}", "/{**}", "/foo/{*}/info", "/foo/bar", "/foo/*",
 	}
-	vocabPorts   = []string{"80", "080", "8080", "9", "65535"}
+	vocabPorts   = []string{"80", "080", "8080", "9", "0", "65535"}
 	vocabSNI     = []string{"example.com", "*.example.com", "*", "api*", "*com", "EXAMPLE.com"}
 	vocabHeaders = []string{"*", "dev", "*ev", "de*", "a,b", "a*", "*b", "Dev", "GET", "/admin*", "*x=1", "example.com"}
 	vocabClaims  = []string{"*", "dev", "*ev", "de*", "read", "read write", "3", "true", "alice"}
@@ -300,7 +300,7 @@ func genCondition(d draw, custom bool) *v1beta1.Condition {
 		{[]string{"source.namespace"}, vocabNamespaces},
 		{[]string{"source.principal"}, vocabPrincipals},
 		{[]string{"source.serviceAccount"}, vocabServiceAccounts},
-		{[]string{"source.trustDomain"}, vocabTrustDomains},
+		{[]string{"source.trustDomain"}, append([]string{"td1/ns", "td1/n*"}, vocabTrustDomains...)}, // a slash slips through here
 		{[]string{"request.auth.principal"}, vocabRequestPrincs},
 	}
 	if custom {

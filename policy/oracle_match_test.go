@@ -95,8 +95,12 @@ func anyName(r *policy.Request, match func(name string) bool) bool {
 	return slices.ContainsFunc(r.Names, match)
 }
 
-// principal is PRIN after alias expansion. writ strips a scheme the author wrote, where Istio would never match.
+// principal is PRIN after alias expansion. writ strips a scheme the author wrote, where Istio would never match; of
+// spiffe://* that leaves every SPIFFE ID, not every name.
 func (o *oracle) principal(pattern string, r *policy.Request) bool {
+	if pattern == "spiffe://*" {
+		return anyName(r, func(name string) bool { return strings.HasPrefix(name, "spiffe://") })
+	}
 	pattern = strings.TrimPrefix(pattern, "spiffe://")
 	return slices.ContainsFunc(o.expandPrincipal(pattern), func(p string) bool {
 		return anyName(r, func(name string) bool {

@@ -67,6 +67,9 @@ var (
 		"spiffe://td1/ns/foo", "spiffe://cluster.local/ns/foo/sa/web/", "spiffe://td1", "spiffe://old-td/ns/f/b/sa/w-b",
 		"https://td1/ns/foo/sa/web", "client.example.com", "CN=web,O=foo", "cluster.local/ns/foo/sa/web", "",
 		"spiffe://cluster.local/ns/istio-system/sa/web", "spiffe://a/b/c/d/e", "spiffe://cluster.local/ns/foo/sa/w.b",
+		"spiffe://td1/ns/foo//sa/web", "spiffe://td1/ns/foo///sa/web", "spiffe://td1/ns/foo/xsa/web", "spiffe://td1/ns/foo/sa/sa/web",
+		"spiffe://td1/ns/foo/sa/web/sa/admin", "spiffe:///ns/foo/sa/web", "spiffe://a/ns/ns/foo/sa/web", "spiffe://td1/ns/foo/ns/bar/sa/web",
+		"spiffe://td1/ns//ns/foo/sa/web", "spiffe://ns/ns/ns/sa/web", "spiffe://td1/ns/foo/sa/sa", "spiffe://td1/ns/foo/sa//sa/web", "spiffe://td1/x-td/ns/foo/sa/web",
 	}
 	requestIPs = []string{
 		"127.0.0.1", "10.1.2.3", "10.1.2.2", "10.1.9.9", "10.9.9.9", "203.0.113.9", "2001:db8::1", "2001:db8::2", "fe80::1", "127.0.0.5",

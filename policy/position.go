@@ -12,24 +12,24 @@ import (
 //
 // Positions are not kept: the text is parsed again.
 func (d *Document) Position(field string) (line, column int) {
-	root, err := parse(d.source)
+	root, err := parseYAML(d.source)
 	if err != nil || root == nil {
 		return d.Line, 1
 	}
-	_, root = find(root, d.within)
-	at, _ := find(root, field)
+	_, root = findField(root, d.within)
+	at, _ := findField(root, field)
 	return d.linesAbove + at.Line, at.Column
 }
 
-// find follows a field path down from root as far as it goes. value is what is there; at is where to point: at a text
+// findField follows a field path down from root as far as it goes. value is what is there; at is where to point: at a text
 // itself, at the key of an object or a list, whose value starts on a later line.
-func find(root *yaml.Node, field string) (at, value *yaml.Node) {
+func findField(root *yaml.Node, field string) (at, value *yaml.Node) {
 	value = resolved(root)
 	at = value
 	for field != "" {
 		var step string
 		step, field = nextStep(field)
-		k, v := child(value, step)
+		k, v := fieldChild(value, step)
 		if v == nil {
 			return at, value
 		}
@@ -55,9 +55,9 @@ func nextStep(field string) (step, rest string) {
 	return strings.TrimPrefix(field, "."), ""
 }
 
-// child is one step down: the element of a list, or the value of a key in either spelling. key is where the entry
+// fieldChild is one step down: the element of a list, or the value of a key in either spelling. key is where the entry
 // stands, for an element the element.
-func child(n *yaml.Node, step string) (key, value *yaml.Node) {
+func fieldChild(n *yaml.Node, step string) (key, value *yaml.Node) {
 	switch n.Kind {
 	case yaml.SequenceNode:
 		if i, err := strconv.Atoi(step); err == nil && i >= 0 && i < len(n.Content) {

@@ -49,7 +49,7 @@ type Problem struct {
 	File     string   `json:"file"`
 	Line     int      `json:"line"`            // 1-based; 0 when the problem has no place
 	Column   int      `json:"column"`          // 1-based
-	Field    string   `json:"field,omitempty"` // as written, e.g. spec.rules[0].from[0].source.ipBlocks[1]
+	Field    string   `json:"field,omitempty"` // in camelCase, e.g. spec.rules[0].from[0].source.ipBlocks[1]
 	Message  string   `json:"message"`
 	Hint     string   `json:"hint,omitempty"` // what to write instead
 }

@@ -19,28 +19,32 @@ type Request struct {
 	// SANs, then the subject. Envoy RBAC accepts when any of them matches (§1.4). Empty on plaintext.
 	Names []string
 
-	SourceIP  netip.Addr // direct peer; invalid = absent
-	RemoteIP  netip.Addr // after PROXY protocol and x-forwarded-for; invalid = absent
-	DestIP    netip.Addr // local address of the connection
-	DestPort  uint16     // 0 = absent
-	SNI       string
-	Method    string
-	Path      string // without query or fragment
-	RawPath   string // :path as received
-	Host      string // :authority as received, port included
-	HasHost   bool   // :authority was sent, even if empty
-	HasMethod bool
-	Headers   []Header // in the order received; pseudo headers included when the proxy sends them
-	Claims    Claims   // verified token of the request, nil when there is none
-	Metadata  Metadata // dynamic metadata of the proxy's own filters, nil when there is none
+	SourceIP    netip.Addr // direct peer; invalid = absent
+	RemoteIP    netip.Addr // after PROXY protocol and x-forwarded-for; invalid = absent
+	DestIP      netip.Addr // local address of the connection
+	DestPort    uint16     // 0 = absent
+	SNI         string
+	Method      string
+	Path        string // without query or fragment
+	RawPath     string // :path as received
+	Host        string // :authority as received, port included
+	HasHost     bool   // :authority was sent, even if empty
+	HasMethod   bool
+	Headers     []Header // in the order received; pseudo headers included when the proxy sends them
+	RawHeaders  bool     // repeated headers are apart in Headers; otherwise the proxy has joined them
+	Scheme      string   // http or https
+	Claims      Claims   // verified token of the request, nil when there is none
+	ProxyClaims Claims   // what the proxy's own filter verified, nil when it sent nothing
+	Metadata    Metadata // dynamic metadata of the proxy's own filters, nil when there is none
 
 	joins  []Header // repeated headers, joined by Header
 	joined []byte   // what joins point into
 	folded []byte   // what foldedHost points into
 }
 
-// Header is one request header as received. Name is in lower case.
-type Header struct{ Name, Value string }
+// Header is one request header as received. Name is in lower case. It is an alias so that other packages which read headers
+// and know nothing of policies can take the same list.
+type Header = struct{ Name, Value string }
 
 // Claims is the payload of a verified token. An implementation is only made by a verification.
 type Claims interface {

@@ -14,6 +14,7 @@ import (
 type Store struct {
 	mesh    Mesh
 	current atomic.Pointer[Snapshot]
+	prepare func(*Snapshot)
 
 	mu         sync.Mutex // guards what follows
 	generation uint64
@@ -24,6 +25,10 @@ type Store struct {
 func NewStore(mesh Mesh) *Store {
 	return &Store{mesh: mesh.withDefaults(), good: map[Object]*Document{}}
 }
+
+// BeforePublish has prepare called with every snapshot before it comes into force, so that whatever its rules need is
+// there when the first request meets them. Call it before the first Update.
+func (s *Store) BeforePublish(prepare func(*Snapshot)) { s.prepare = prepare }
 
 // Load returns the snapshot in force, nil before the first Update.
 func (s *Store) Load() *Snapshot { return s.current.Load() }
@@ -95,6 +100,9 @@ func (s *Store) Update(docs []*Document) *Snapshot {
 	l.run(docs)
 	snap.hash = hex.EncodeToString(l.hash.Sum(nil))
 	s.good = l.nextGood()
+	if s.prepare != nil {
+		s.prepare(snap)
+	}
 	snap.warm(s.current.Load())
 	s.current.Store(snap)
 	return snap

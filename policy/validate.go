@@ -46,7 +46,7 @@ func specStep(field string) string {
 }
 
 func (o *objectDecoder) inSpec(field string) bool {
-	_, v := child(o.spec, field)
+	_, v := fieldChild(o.spec, field)
 	return v != nil && !isNull(v)
 }
 
@@ -59,6 +59,9 @@ func (o *objectDecoder) validate() {
 		v.authorizationPolicy(spec)
 	case *securityv1beta1.RequestAuthentication:
 		v.requestAuthentication(spec)
+	}
+	if _, dry := o.doc.Annotations[DryRunAnnotation]; dry && o.kind.kind != KindAuthorizationPolicy {
+		v.report(codeDryRun, "metadata.annotations["+DryRunAnnotation+"]", "a "+o.kind.kind+" cannot be dry-run", "remove the annotation")
 	}
 }
 
@@ -78,18 +81,24 @@ type validator struct {
 	unread []string // fields with errors of decoding
 }
 
-// report adds a problem of a field, unless the field, or something in it, could not be decoded.
+// undecoded reports whether a field, or something in it, could not be decoded.
+func (v *validator) undecoded(field string) bool {
+	return slices.ContainsFunc(v.unread, func(u string) bool {
+		rest, ok := strings.CutPrefix(u, field)
+		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
+}
+
+// report adds a problem of a field that was decoded in full.
 func (v *validator) report(code, field, message, hint string) {
-	for _, u := range v.unread {
-		if rest, ok := strings.CutPrefix(u, field); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
-			return
-		}
-	}
-	if v.o.full() {
-		v.o.doc.Problems = append(v.o.doc.Problems, Problem{Code: codeTooManyProblems, Severity: severityOf(code)})
+	if v.undecoded(field) {
 		return
 	}
-	at, _ := find(v.o.root, field)
+	if v.o.full() { // it will only be counted
+		v.o.add(code, field, place{}, message, hint)
+		return
+	}
+	at, _ := findField(v.o.root, field)
 	v.o.add(code, field, v.o.c.place(at), message, hint)
 }
 

@@ -150,7 +150,7 @@ func (v *validator) lists(field, what string, lists []valueList, custom bool) (l
 		}
 		v.values(at, l.values, l.check)
 	}
-	if set == 0 {
+	if entry := strings.TrimSuffix(field, "."+what); set == 0 && !v.undecoded(entry) {
 		v.report(codeEmptyMatch, field, "the "+what+" has no fields and would match everything", "add a field, or remove the entry")
 	}
 	return l4

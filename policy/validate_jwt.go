@@ -17,9 +17,6 @@ import (
 // requestAuthentication applies request-authentication §1.3.
 func (v *validator) requestAuthentication(r *securityv1beta1.RequestAuthentication) {
 	v.target(r.GetSelector(), r.GetTargetRef(), r.GetTargetRefs())
-	if _, ok := v.o.doc.Annotations[DryRunAnnotation]; ok {
-		v.report(codeDryRun, "metadata.annotations["+DryRunAnnotation+"]", "a RequestAuthentication cannot be dry-run", "remove the annotation")
-	}
 	if n := len(r.GetJwtRules()); n > maxJWTRules {
 		v.report(codeSchemaLimit, "spec.jwtRules", fmt.Sprintf("%d rules, the Kubernetes API takes %d", n, maxJWTRules), "split the document")
 	}

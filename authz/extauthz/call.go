@@ -76,7 +76,7 @@ func (s *Server) decide(ctx context.Context, c *call, in input, w *policy.Worklo
 		}
 	}()
 	d := &c.decision
-	*d = authz.Decision{}
+	d.Reset()
 	snap := s.snapshot()
 	if snap != nil {
 		d.Generation = snap.Generation()
@@ -100,7 +100,7 @@ func (s *Server) decide(ctx context.Context, c *call, in input, w *policy.Worklo
 		refused.deny(d)
 		return
 	}
-	s.engine.Decide(snap, bound, &c.message.request, d)
+	s.engine.Decide(ctx, snap, bound, &c.message.request, d)
 	if !coherent(d) {
 		deny(d, authz.ReasonInternal, "the engine returned no decision")
 	}
@@ -124,7 +124,7 @@ func (c *call) read(in input, opts *Options, limit int) *refusal {
 func (c *call) release() {
 	c.message.reset()
 	c.initial = named{}
-	c.decision = authz.Decision{}
+	c.decision.Reset()
 	c.observed = Observation{}
 }
 

@@ -32,6 +32,7 @@ type message struct {
 	extensions           named
 	sni                  string
 	metadata             dynamicMetadata
+	claims               proxyClaims
 	seen                 headerFilter
 	lower                []byte // storage of header names that had to be folded
 	requestID, forwarded int    // index of x-request-id and of the last x-forwarded-for, -1 when absent
@@ -54,7 +55,8 @@ func (m *message) reset() {
 	clear(m.labels)
 	m.request.Reset()
 	m.metadata.reset()
-	*m = message{request: m.request, labels: m.labels[:0], metadata: m.metadata, lower: m.lower[:0], requestID: -1, forwarded: -1}
+	m.claims.reset()
+	*m = message{request: m.request, labels: m.labels[:0], metadata: m.metadata, claims: m.claims, lower: m.lower[:0], requestID: -1, forwarded: -1}
 }
 
 // decode reads raw into m, which keeps references to raw until it is reset. Protobuf's rules hold: unknown fields
@@ -248,6 +250,9 @@ func (m *message) finish(opts *Options) *refusal {
 	r.SNI = m.sni
 	if !m.metadata.empty() {
 		r.Metadata = &m.metadata
+		if m.claims.from(&m.metadata) {
+			r.ProxyClaims = &m.claims
+		}
 	}
 	if refused := m.names(opts.certificates); refused != nil {
 		return refused

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -20,8 +21,16 @@ const (
 
 	statusCode = 1<<3 | 0 // Status.code
 
-	deniedStatus   = 1<<3 | 2 // DeniedHttpResponse.status
-	deniedBody     = 3<<3 | 2 // .body
+	deniedStatus  = 1<<3 | 2 // DeniedHttpResponse.status
+	deniedHeaders = 2<<3 | 2 // .headers
+	deniedBody    = 3<<3 | 2 // .body
+
+	okHeaders         = 2<<3 | 2 // OkHttpResponse.headers
+	okHeadersToRemove = 5<<3 | 2 // .headers_to_remove
+	okParamsToRemove  = 8<<3 | 2 // .query_parameters_to_remove
+
+	optionHeader = 1<<3 | 2 // HeaderValueOption.header; without an append action it overwrites
+
 	httpStatusCode = 1<<3 | 0 // HttpStatus.code
 )
 
@@ -36,6 +45,8 @@ const (
 	metaRuleID     = "rule_id"
 	metaAudit      = "audit"
 	metaGeneration = "generation"
+	metaToken      = "token"      // why the token was refused
+	metaTokenRule  = "token_rule" // the RequestAuthentication rule that refused it, or whose token it is
 
 	metaShadowAllow   = "istio_dry_run_allow_shadow_engine_result"
 	metaShadowAllowID = "istio_dry_run_allow_shadow_effective_policy_id"
@@ -49,8 +60,8 @@ const (
 func appendResponse(b []byte, d *authz.Decision) []byte {
 	if d.Allow {
 		// An OK google.rpc.Status is an empty message that is present.
-		b = append(b, responseStatus, 0, responseOK, 0)
-		return appendMetadata(b, d)
+		b = append(b, responseStatus, 0, responseOK)
+		return appendMetadata(appendChanges(b, &d.Token), d)
 	}
 	code, status := codes.PermissionDenied, deniedStatusOf(d)
 	if status == http.StatusUnauthorized {
@@ -62,11 +73,39 @@ func appendResponse(b []byte, d *authz.Decision) []byte {
 	b, start := open(b)
 	b = append(b, deniedStatus, 3, httpStatusCode)
 	b = binary.AppendUvarint(b, uint64(status)) // two bytes, for every status is between 128 and 16383
+	if d.Layer == authz.LayerJWT && d.Token.Authenticate != "" {
+		b = appendHeader(append(b, deniedHeaders), "www-authenticate", d.Token.Authenticate)
+	}
 	if d.Body != "" {
 		b = appendString(append(b, deniedBody), d.Body)
 	}
 	b = closeAt(b, start)
 	return appendMetadata(b, d)
+}
+
+// appendChanges writes what an allowed request's token does to it: headers that carry its claims, and headers and
+// parameters that go. Envoy removes after it sets, so no name is in both lists.
+func appendChanges(b []byte, t *jwt.Result) []byte {
+	b, start := open(b)
+	for i := range t.SetHeaders {
+		b = appendHeader(append(b, okHeaders), t.SetHeaders[i].Name, t.SetHeaders[i].Value)
+	}
+	for _, name := range t.RemoveHeaders {
+		b = appendString(append(b, okHeadersToRemove), name)
+	}
+	for _, name := range t.RemoveParams {
+		b = appendString(append(b, okParamsToRemove), name)
+	}
+	return closeAt(b, start)
+}
+
+// appendHeader writes a HeaderValueOption.
+func appendHeader(b []byte, name, value string) []byte {
+	inner := 1 + sizeText(len(name)) + 1 + sizeText(len(value))
+	b = binary.AppendUvarint(b, uint64(1+sizeText(inner)))
+	b = binary.AppendUvarint(append(b, optionHeader), uint64(inner))
+	b = appendString(append(b, headerKey), name)
+	return appendString(append(b, headerValue), value)
 }
 
 // deniedStatusOf is the HTTP status of a denial. A denied_response with 200 would go to the client as 200, so what
@@ -92,6 +131,12 @@ func appendMetadata(b []byte, d *authz.Decision) []byte {
 		b = appendPolicyField(b, d.Rule.Policy)
 		b = appendNumberField(b, metaRule, float64(d.Rule.Index))
 		b = appendStringField(b, metaRuleID, d.Rule.ID())
+	}
+	if d.Token.Reason != jwt.Valid {
+		b = appendStringField(b, metaToken, d.Token.Reason.String())
+	}
+	if d.Token.Rule != "" {
+		b = appendStringField(b, metaTokenRule, d.Token.Rule)
 	}
 	if d.Evaluated {
 		b = appendVerdict(b, &d.Verdict)

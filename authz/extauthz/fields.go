@@ -35,6 +35,7 @@ const (
 	httpHeaders   = 3<<3 | 2  // .headers
 	httpPath      = 4<<3 | 2  // .path
 	httpHost      = 5<<3 | 2  // .host
+	httpScheme    = 6<<3 | 2  // .scheme
 	httpHeaderMap = 13<<3 | 2 // .header_map
 
 	headerMapHeaders = 1<<3 | 2 // HeaderMap.headers

@@ -36,6 +36,8 @@ func (m *message) decodeHTTP(b []byte) (err error) {
 			err = setText(&m.request.RawPath, f.val)
 		case httpHost:
 			err = setText(&m.request.Host, f.val)
+		case httpScheme:
+			err = setText(&m.request.Scheme, f.val)
 		case httpHeaders:
 			m.fromMap = true
 			err = at("headers", m.addMapHeader(f.val))
@@ -125,6 +127,7 @@ func (m *message) finishHeaders() error {
 		return errTwoHeaders
 	}
 	r := &m.request
+	r.RawHeaders = m.fromRaw
 	for i := range r.Headers {
 		h := &r.Headers[i]
 		if hasUpper(h.Name) { // Envoy never sends one; a CheckRequest written by hand may

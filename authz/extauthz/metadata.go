@@ -47,9 +47,17 @@ func (m *dynamicMetadata) Text(namespace, key string) (string, bool) {
 
 // List implements [policy.Metadata]: the strings of the list at one key of one filter's namespace.
 func (m *dynamicMetadata) List(namespace, key string) []string {
-	m.out = m.out[:0]
+	m.out = appendList(m.out[:0], m.value(namespace, key))
+	if len(m.out) == 0 {
+		return nil
+	}
+	return m.out
+}
+
+// appendList appends the strings of the list that a Value holds.
+func appendList(out []string, value []byte) []string {
 	var f, item field
-	for b := m.value(namespace, key); len(b) > 0; {
+	for b := value; len(b) > 0; {
 		if b, _ = f.next(b); f.tag != valueList {
 			continue
 		}
@@ -58,14 +66,11 @@ func (m *dynamicMetadata) List(namespace, key string) []string {
 				continue
 			}
 			if s, ok := textOf(item.val); ok {
-				m.out = append(m.out, s)
+				out = append(out, s)
 			}
 		}
 	}
-	if len(m.out) == 0 {
-		return nil
-	}
-	return m.out
+	return out
 }
 
 // value finds one Value, nil when there is none. No error can come up on the way: add has seen all of it.

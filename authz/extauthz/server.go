@@ -212,7 +212,7 @@ const (
 	maxHeaderBytes    = 64 << 10         // of the call's own metadata
 	streamWindow      = 1 << 20
 	connectionWindow  = 16 << 20
-	bufferSize        = 64 << 10
+	bufferSize        = 32 << 10
 
 	streamWorkers = 64
 

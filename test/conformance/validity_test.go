@@ -9,7 +9,8 @@ import (
 	"github.com/writ-auth/writ/policy"
 )
 
-// validityCase is one document with what Istio's own validation says of it.
+// validityCase is one of the 400 documents of testdata/validity.jsonl with what Istio's own decoding and validation
+// (development branch of August 2026) said of it when it was recorded.
 type validityCase struct {
 	ID      string `json:"id"`
 	YAML    string `json:"yaml"`

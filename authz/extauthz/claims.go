@@ -1,0 +1,69 @@
+package extauthz
+
+// Where Envoy's jwt_authn filter publishes the payload of the token it verified (request-authentication §5.4).
+const (
+	jwtNamespace = "envoy.filters.http.jwt_authn"
+	jwtPayload   = "payload"
+)
+
+// proxyClaims is the payload that the proxy's own filter verified, read from its metadata when a policy asks. It
+// implements [policy.Claims]. It is only as good as the proxy's word, which is why an operator has to choose it.
+type proxyClaims struct {
+	payload []byte // Struct
+	out     []string
+}
+
+func (c *proxyClaims) reset() {
+	clear(c.out)
+	*c = proxyClaims{out: c.out[:0]}
+}
+
+// from finds the payload in checked metadata.
+func (c *proxyClaims) from(m *dynamicMetadata) bool {
+	var found bool
+	c.payload, found = structOf(m.value(jwtNamespace, jwtPayload))
+	return found
+}
+
+// Issuer implements [policy.Claims].
+func (c *proxyClaims) Issuer() string { return c.text("iss") }
+
+// Subject implements [policy.Claims].
+func (c *proxyClaims) Subject() string { return c.text("sub") }
+
+func (c *proxyClaims) text(claim string) string {
+	value, _ := lookup(c.payload, structFields, claim)
+	s, _ := textOf(value)
+	return s
+}
+
+// Strings implements [policy.Claims]. The proxy has split claims of several words into lists already.
+func (c *proxyClaims) Strings(path []string) []string {
+	fields, value := c.payload, []byte(nil)
+	for i, name := range path {
+		value, _ = lookup(fields, structFields, name)
+		if i < len(path)-1 {
+			fields, _ = structOf(value)
+		}
+	}
+	if s, ok := textOf(value); ok {
+		c.out = append(c.out[:0], s)
+		return c.out
+	}
+	c.out = appendList(c.out[:0], value)
+	if len(c.out) == 0 {
+		return nil
+	}
+	return c.out
+}
+
+// structOf is the fields of the object that a Value holds, if it holds one.
+func structOf(value []byte) (fields []byte, ok bool) {
+	var f field
+	for len(value) > 0 {
+		if value, _ = f.next(value); f.tag == valueStruct {
+			fields, ok = f.val, true
+		}
+	}
+	return fields, ok
+}

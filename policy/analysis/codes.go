@@ -1,0 +1,128 @@
+package analysis
+
+import "github.com/writ-auth/writ/policy"
+
+// Codes of hazards. They are stable: a code is never given a second meaning.
+const (
+	codeTooMany           = "WRIT300"
+	codeDenyPath          = "WRIT301"
+	codeDenyHost          = "WRIT302"
+	codeHostPort          = "WRIT303"
+	codeLiteralStar       = "WRIT304"
+	codeMethodCase        = "WRIT305"
+	codeDeadPath          = "WRIT306"
+	codeDeadHost          = "WRIT307"
+	codeSpiffeScheme      = "WRIT308"
+	codeDeadPrincipal     = "WRIT309"
+	codeNoAliases         = "WRIT310"
+	codeLiteralDomain     = "WRIT311"
+	codeRequestPrincipal  = "WRIT312"
+	codeMappedIP          = "WRIT313"
+	codeOneFamily         = "WRIT314"
+	codeHostBits          = "WRIT315"
+	codeDottedClaim       = "WRIT316"
+	codeAllowAll          = "WRIT320"
+	codeAllowAnyone       = "WRIT321"
+	codeCovered           = "WRIT322"
+	codeSplitRule         = "WRIT323"
+	codeAllowNothing      = "WRIT324"
+	codeDenyAll           = "WRIT325"
+	codeDryRunOff         = "WRIT326"
+	codeHTTPOnTCP         = "WRIT330"
+	codeMixedLayers       = "WRIT331"
+	codeSelectsNothing    = "WRIT340"
+	codeRootAccount       = "WRIT341"
+	codeTargetMissing     = "WRIT342"
+	codeAllowPlaintext    = "WRIT350"
+	codeDenyPlaintext     = "WRIT351"
+	codeAllowTokenless    = "WRIT352"
+	codeProviderExtends   = "WRIT360"
+	codeProvidersDiffer   = "WRIT361"
+	codeProviderNameShape = "WRIT362"
+)
+
+// hazards is the table of all codes, in order. It is only read.
+var hazards = []policy.Code{
+	{Code: codeTooMany, Severity: policy.SeverityInfo, Title: "more findings than are listed",
+		Explanation: "Only the first hundred hazards of a document are listed."},
+	{Code: codeDenyPath, Severity: policy.SeverityWarning, Title: "DENY by path can be dodged",
+		Explanation: "The service may serve the same thing under another spelling that the rule does not match."},
+	{Code: codeDenyHost, Severity: policy.SeverityWarning, Title: "DENY by host can be dodged",
+		Explanation: "The caller chooses the Host header, and may add a port or a trailing dot."},
+	{Code: codeHostPort, Severity: policy.SeverityInfo, Title: "host without its port variant",
+		Explanation: "The port is part of the Host header when the caller sends one, and is compared."},
+	{Code: codeLiteralStar, Severity: policy.SeverityWarning, Title: "star that is an ordinary character",
+		Explanation: "A star is a wildcard only as the first or the last character of a value."},
+	{Code: codeMethodCase, Severity: policy.SeverityWarning, Title: "method in lower case",
+		Explanation: "Methods are compared exactly, and HTTP's are in upper case."},
+	{Code: codeDeadPath, Severity: policy.SeverityWarning, Title: "path that no request has",
+		Explanation: "Paths are compared after normalization and without the query."},
+	{Code: codeDeadHost, Severity: policy.SeverityWarning, Title: "host that no request has",
+		Explanation: "A Host header holds a name and perhaps a port: no scheme, no path."},
+	{Code: codeSpiffeScheme, Severity: policy.SeverityWarning, Title: "principal written with spiffe://",
+		Explanation: "writ takes it as meant; Istio never matches it."},
+	{Code: codeDeadPrincipal, Severity: policy.SeverityWarning, Title: "principal without a trust domain",
+		Explanation: "A principal is TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT."},
+	{Code: codeNoAliases, Severity: policy.SeverityWarning, Title: "principal that trust-domain aliases do not reach",
+		Explanation: "Only principals of exactly five parts are rewritten for the mesh's own trust domain and its aliases."},
+	{Code: codeLiteralDomain, Severity: policy.SeverityWarning, Title: "trust domain cluster.local taken literally",
+		Explanation: "In principals cluster.local stands for the mesh's own trust domain, in trustDomains it does not."},
+	{Code: codeRequestPrincipal, Severity: policy.SeverityWarning, Title: "request principal that splits elsewhere than meant",
+		Explanation: "The value is split at its last slash into issuer and subject."},
+	{Code: codeMappedIP, Severity: policy.SeverityWarning, Title: "IPv4-mapped IPv6 address",
+		Explanation: "The proxy reports IPv4 peers as IPv4, so the value never matches."},
+	{Code: codeOneFamily, Severity: policy.SeverityWarning, Title: "all addresses of one IP family only",
+		Explanation: "0.0.0.0/0 holds no IPv6 address and ::/0 no IPv4 address."},
+	{Code: codeHostBits, Severity: policy.SeverityInfo, Title: "CIDR with host bits",
+		Explanation: "The bits after the prefix length are ignored: the value means the whole network."},
+	{Code: codeDottedClaim, Severity: policy.SeverityInfo, Title: "claim name with a dot",
+		Explanation: "claims[a.b] is one claim named a.b, not b inside a."},
+	{Code: codeAllowAll, Severity: policy.SeverityWarning, Title: "ALLOW rule that allows everything",
+		Explanation: "ALLOW rules are alternatives: next to this one every stricter rule is without effect."},
+	{Code: codeAllowAnyone, Severity: policy.SeverityInfo, Title: "ALLOW rule for anybody with a certificate",
+		Explanation: "principals [\"*\"] is any certificate name that passed the handshake, not only those of the mesh."},
+	{Code: codeCovered, Severity: policy.SeverityWarning, Title: "rule without effect",
+		Explanation: "Another rule of the same action, here or in a broader policy, matches all that this one matches."},
+	{Code: codeSplitRule, Severity: policy.SeverityWarning, Title: "from and to in two rules",
+		Explanation: "Two list items are two rules, and rules are alternatives: a caller needs to satisfy only one."},
+	{Code: codeAllowNothing, Severity: policy.SeverityInfo, Title: "ALLOW policy without rules",
+		Explanation: "It matches nothing and, being an ALLOW policy, makes everything denied that no other one allows."},
+	{Code: codeDenyAll, Severity: policy.SeverityWarning, Title: "DENY rule that denies everything",
+		Explanation: "No ALLOW policy can lift a DENY."},
+	{Code: codeDryRunOff, Severity: policy.SeverityInfo, Title: "dry-run annotation that is off",
+		Explanation: "The policy is enforced."},
+	{Code: codeHTTPOnTCP, Severity: policy.SeverityWarning, Title: "HTTP condition on a TCP port",
+		Explanation: "On TCP an ALLOW rule with an HTTP condition is lost, and a DENY rule loses the condition."},
+	{Code: codeMixedLayers, Severity: policy.SeverityWarning, Title: "HTTP and TCP entries in one ALLOW rule",
+		Explanation: "On TCP the whole rule is lost, with its entries that name only ports."},
+	{Code: codeSelectsNothing, Severity: policy.SeverityWarning, Title: "selector that selects nothing",
+		Explanation: "No registered workload in the policy's scope has these labels."},
+	{Code: codeRootAccount, Severity: policy.SeverityWarning, Title: "service account of the root namespace",
+		Explanation: "A service account without a namespace is one of the policy's own namespace."},
+	{Code: codeTargetMissing, Severity: policy.SeverityInfo, Title: "targetRefs to something these documents do not hold",
+		Explanation: "A policy with targetRefs applies to gateways and waypoints only, never to a workload's own proxy."},
+	{Code: codeAllowPlaintext, Severity: policy.SeverityWarning, Title: "ALLOW by who it is not",
+		Explanation: "A plaintext caller has no identity, so every negative condition on identity holds."},
+	{Code: codeDenyPlaintext, Severity: policy.SeverityInfo, Title: "DENY by identity without required mTLS",
+		Explanation: "A plaintext caller has no identity, so the rule does not match it."},
+	{Code: codeAllowTokenless, Severity: policy.SeverityWarning, Title: "ALLOW by which token it is not",
+		Explanation: "A request without a token satisfies every negative condition on tokens."},
+	{Code: codeProviderExtends, Severity: policy.SeverityWarning, Title: "provider name that extends another",
+		Explanation: "Istio compares provider names by prefix: the longer one is asked for the shorter one's rules too."},
+	{Code: codeProvidersDiffer, Severity: policy.SeverityWarning, Title: "two providers on one workload",
+		Explanation: "With Istio's default settings no provider is asked and every matching request is denied."},
+	{Code: codeProviderNameShape, Severity: policy.SeverityWarning, Title: "provider name that is not a DNS label",
+		Explanation: "Istio treats such a provider as broken: matching requests are denied."},
+}
+
+// Codes lists every code [Lint] can report, in order. Those of decoding and validation are in [policy.Codes].
+func Codes() []policy.Code { return append([]policy.Code(nil), hazards...) }
+
+func severityOf(code string) policy.Severity {
+	for i := range hazards {
+		if hazards[i].Code == code {
+			return hazards[i].Severity
+		}
+	}
+	return policy.SeverityWarning
+}

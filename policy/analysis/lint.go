@@ -1,0 +1,150 @@
+package analysis
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	securityv1beta1 "istio.io/api/security/v1beta1"
+
+	"github.com/writ-auth/writ/policy"
+)
+
+const (
+	actionAllow  = securityv1beta1.AuthorizationPolicy_ALLOW
+	actionDeny   = securityv1beta1.AuthorizationPolicy_DENY
+	actionCustom = securityv1beta1.AuthorizationPolicy_CUSTOM
+)
+
+// Lint returns the hazards of a set of documents: warnings and infos, never errors, in the order of the documents.
+// Findings about workloads, targets and PeerAuthentication depend on what else is in the set.
+// Broken documents are passed over.
+func Lint(docs []*policy.Document, mesh policy.Mesh) []policy.Problem {
+	l := newLinter(docs, mesh)
+	for _, p := range l.policies {
+		checkPolicy(l, p)
+		checkScope(l, p)
+		checkProvider(l, p)
+		for i := range p.rules {
+			r := &p.rules[i]
+			checkRule(l, r)
+			checkLayers(l, r)
+			checkAbsence(l, r)
+			r.all(func(c *condition) { checkCondition(l, r, c) })
+		}
+	}
+	checkSelectors(l)
+	checkCovered(l)
+	checkProviders(l)
+	return l.sorted()
+}
+
+// linter is one run of Lint: what it knows of the set, and what it found.
+type linter struct {
+	mesh      policy.Mesh
+	domains   []string // the mesh's trust domain, then its aliases
+	policies  []*view
+	workloads []registered
+	objects   map[policy.Object]bool // every document of the set, whatever its kind
+	mtls      map[string]bool        // namespaces with a PeerAuthentication; what it says is not read here
+	issuers   []string               // of RequestAuthentications
+
+	docs     []*policy.Document
+	problems map[*policy.Document][]policy.Problem
+	dropped  map[*policy.Document]int // findings beyond maxFindings
+}
+
+// maxFindings is how many hazards of one document are listed. Each costs a search for its line.
+const maxFindings = 100
+
+func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
+	if mesh.TrustDomain == "" {
+		mesh.TrustDomain = "cluster.local"
+	}
+	if mesh.RootNamespace == "" {
+		mesh.RootNamespace = "istio-system"
+	}
+	l := &linter{
+		mesh:     mesh,
+		domains:  append([]string{mesh.TrustDomain}, mesh.TrustDomainAliases...),
+		objects:  make(map[policy.Object]bool, len(docs)),
+		mtls:     make(map[string]bool),
+		docs:     docs,
+		problems: make(map[*policy.Document][]policy.Problem),
+		dropped:  make(map[*policy.Document]int),
+	}
+	for _, doc := range docs {
+		l.objects[doc.Object] = true
+		if doc.Kind == "PeerAuthentication" {
+			l.mtls[doc.Namespace] = true
+		}
+		if doc.Broken() {
+			continue
+		}
+		l.workloads = append(l.workloads, registeredIn(doc)...)
+		switch spec := doc.Spec.(type) {
+		case *securityv1beta1.AuthorizationPolicy:
+			l.policies = append(l.policies, newView(doc, spec, mesh.RootNamespace))
+		case *securityv1beta1.RequestAuthentication:
+			for _, r := range spec.GetJwtRules() {
+				l.issuers = append(l.issuers, r.GetIssuer())
+			}
+		}
+	}
+	return l
+}
+
+// report adds a finding about one field of one document.
+func (l *linter) report(doc *policy.Document, code, field, message, hint string) {
+	if len(l.problems[doc]) >= maxFindings {
+		l.dropped[doc]++
+		return
+	}
+	l.add(doc, code, field, message, hint)
+}
+
+func (l *linter) add(doc *policy.Document, code, field, message, hint string) {
+	p := policy.Problem{
+		Code: code, Severity: severityOf(code), Object: doc.Object, File: doc.File, Field: field, Message: message, Hint: hint,
+	}
+	p.Line, p.Column = doc.Position(field)
+	l.problems[doc] = append(l.problems[doc], p)
+}
+
+// sorted is all findings by document, line and column.
+func (l *linter) sorted() []policy.Problem {
+	var out []policy.Problem
+	for _, doc := range l.docs {
+		if n := l.dropped[doc]; n > 0 {
+			l.add(doc, codeTooMany, "", fmt.Sprintf("%d more findings of this document are not listed", n), "mend the listed ones and look again")
+		}
+		slices.SortStableFunc(l.problems[doc], func(a, b policy.Problem) int {
+			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), strings.Compare(a.Code, b.Code))
+		})
+		out = append(out, l.problems[doc]...)
+	}
+	return out
+}
+
+func dryRun(doc *policy.Document) bool {
+	on, err := strconv.ParseBool(doc.Annotations[policy.DryRunAnnotation])
+	return err == nil && on
+}
+
+// quoted is up to three values for a message.
+func quoted(values []string) string {
+	var b strings.Builder
+	for i, v := range values {
+		if i == 3 {
+			b.WriteString(" and " + strconv.Itoa(len(values)-i) + " more")
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(strconv.Quote(v))
+	}
+	return b.String()
+}
