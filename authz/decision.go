@@ -68,5 +68,13 @@ func (d *Decision) Reset() {
 	*d = Decision{Token: token}
 }
 
+// Challenge is the www-authenticate header of a denial, empty when it has none (RFC 6750 §3).
+func (d *Decision) Challenge() string {
+	if d.Allow || d.Layer != LayerJWT {
+		return ""
+	}
+	return d.Token.Authenticate
+}
+
 // DeniedBody is what Envoy's RBAC filter answers (authorization-policy §4.3).
 const DeniedBody = "RBAC: access denied"

@@ -32,7 +32,7 @@ func (c *proxyClaims) Issuer() string { return c.text("iss") }
 func (c *proxyClaims) Subject() string { return c.text("sub") }
 
 func (c *proxyClaims) text(claim string) string {
-	value, _ := lookup(c.payload, structFields, claim)
+	value, _ := lookup(c.payload, claim)
 	s, _ := textOf(value)
 	return s
 }
@@ -41,7 +41,7 @@ func (c *proxyClaims) text(claim string) string {
 func (c *proxyClaims) Strings(path []string) []string {
 	fields, value := c.payload, []byte(nil)
 	for i, name := range path {
-		value, _ = lookup(fields, structFields, name)
+		value, _ = lookup(fields, name)
 		if i < len(path)-1 {
 			fields, _ = structOf(value)
 		}

@@ -71,26 +71,43 @@ func (m *message) decode(raw []byte) error {
 		if f.tag == checkAttributes {
 			m.attributes = true
 			if err := m.decodeAttributes(f.val); err != nil {
-				return fmt.Errorf("attributes%w", err)
+				return at("attributes", err)
 			}
 		}
 	}
 	return nil
 }
 
-// at names the field an error happened in. Errors are made on the way out only, so the good path pays nothing.
+// fieldError is a failure to read one field, by its path in the CheckRequest.
+type fieldError struct {
+	path string
+	err  error
+}
+
+func (e *fieldError) Error() string { return e.path + ": " + e.err.Error() }
+func (e *fieldError) Unwrap() error { return e.err }
+
+// at names the field that err happened in. Paths are made on the way out only, so the good path pays nothing.
 func at(name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf(".%s: %w", name, err)
+	return prefix(name, err)
+}
+
+func prefix(name string, err error) error {
+	var inner *fieldError
+	if errors.As(err, &inner) {
+		return &fieldError{name + "." + inner.path, inner.err}
+	}
+	return &fieldError{name, err}
 }
 
 func (m *message) decodeAttributes(b []byte) (err error) {
 	var f field
 	for len(b) > 0 {
 		if b, err = f.next(b); err != nil {
-			return at("?", err)
+			return err
 		}
 		switch f.tag {
 		case attrSource:

@@ -2,6 +2,7 @@ package extauthz_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -415,7 +416,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"empty", nil, "attributes are missing"},
 		{"no attributes", fromJSON(t, `{}`), "attributes are missing"},
 		{"10,000 headers", many, "more than 1024 headers"},
-		{"text that is not UTF-8", []byte(strings.Replace(string(whole), "shop.example", "shop\xff\xfe\xfd\xfcampl", 1)), "not UTF-8"},
+		{"text that is not UTF-8", []byte(strings.Replace(string(whole), "shop.example", "shop\xff\xfe\xfd\xfcampl", 1)), "attributes.tls_session: text that is not UTF-8"},
 		{"missing path", fromJSON(t, `{"attributes":{"request":{"http":{"method":"GET"}}}}`), "no path"},
 		{"missing method", fromJSON(t, `{"attributes":{"request":{"http":{"path":"/"}}}}`), "no method"},
 		{"empty http", fromJSON(t, `{"attributes":{"request":{"http":{}}}}`), "no method"},
@@ -428,14 +429,14 @@ func TestDecodeRefuses(t *testing.T) {
 		{"both header encodings", fromJSON(t, `{"attributes":{"request":{"http":{"method":"GET","path":"/","headers":{"a":"b"},
 			"headerMap":{"headers":[{"key":"a","value":"c"}]}}}}}`), "both headers and header_map"},
 		{"no certificate in source.certificate", fromJSON(t, `{"attributes":{"source":{"certificate":"junk"}}}`), "source.certificate"},
-		{"metadata cut short", []byte{0x0a, 0x04, 0x5a, 0x02, 0x0a, 0x05}, "metadata_context"},
+		{"metadata cut short", []byte{0x0a, 0x04, 0x5a, 0x02, 0x0a, 0x05}, "attributes.metadata_context: truncated"},
 	}
 	for _, c := range tests {
 		t.Run(c.name, func(t *testing.T) {
 			var r policy.Request
 			_, err := extauthz.DecodeRequest(c.raw, extauthz.Options{}, &r)
-			refused, ok := err.(*extauthz.RequestError)
-			if !ok {
+			var refused *extauthz.RequestError
+			if !errors.As(err, &refused) {
 				t.Fatalf("got %v, want a *RequestError", err)
 			}
 			if refused.Reason != authz.ReasonBadRequest || !strings.Contains(refused.Detail, c.want) {
@@ -463,7 +464,11 @@ func TestParseJSONRefuses(t *testing.T) {
 }
 
 func TestDecodeDoesNotAllocate(t *testing.T) {
-	for name, raw := range map[string][]byte{"http": fromJSON(t, httpRequest), "recorded": recorded(t)[0], "recorded raw": recorded(t)[1]} {
+	metadata := fromJSON(t, `{"attributes":{"metadataContext":{"filterMetadata":{"envoy.filters.x":{"k":["a","b"],"o":{"s":"t"}}}},
+		"request":{"http":{"method":"GET","path":"/"}}}}`)
+	for name, raw := range map[string][]byte{
+		"http": fromJSON(t, httpRequest), "recorded": recorded(t)[0], "recorded raw": recorded(t)[1], "metadata": metadata,
+	} {
 		decode := extauthz.ReusedDecoder(extauthz.Options{})
 		decode(raw)
 		if n := testing.AllocsPerRun(200, func() {

@@ -73,8 +73,8 @@ func appendResponse(b []byte, d *authz.Decision) []byte {
 	b, start := open(b)
 	b = append(b, deniedStatus, 3, httpStatusCode)
 	b = binary.AppendUvarint(b, uint64(status)) // two bytes, for every status is between 128 and 16383
-	if d.Layer == authz.LayerJWT && d.Token.Authenticate != "" {
-		b = appendHeader(append(b, deniedHeaders), "www-authenticate", d.Token.Authenticate)
+	if challenge := d.Challenge(); challenge != "" {
+		b = appendHeader(append(b, deniedHeaders), "www-authenticate", challenge)
 	}
 	if d.Body != "" {
 		b = appendString(append(b, deniedBody), d.Body)

@@ -46,9 +46,8 @@ const (
 
 	tlsSNI = 1<<3 | 2 // TLSSession.sni
 
-	metadataFilter = 1<<3 | 2 // Metadata.filter_metadata
-	structFields   = 1<<3 | 2 // Struct.fields
-	listValues     = 1<<3 | 2 // ListValue.values
+	mapField   = 1<<3 | 2 // Metadata.filter_metadata and Struct.fields
+	listValues = 1<<3 | 2 // ListValue.values
 
 	valueNull   = 1<<3 | 0 // Value.null_value
 	valueNumber = 2<<3 | 1 // .number_value

@@ -77,11 +77,11 @@ func appendList(out []string, value []byte) []string {
 func (m *dynamicMetadata) value(namespace, key string) []byte {
 	var fields []byte
 	for _, part := range m.parts {
-		if v, ok := lookup(part, metadataFilter, namespace); ok {
+		if v, ok := lookup(part, namespace); ok {
 			fields = v
 		}
 	}
-	value, _ := lookup(fields, structFields, key)
+	value, _ := lookup(fields, key)
 	return value
 }
 
@@ -96,12 +96,12 @@ func textOf(value []byte) (s string, ok bool) {
 	return s, ok
 }
 
-// lookup finds the value of key in the map field tag of a checked message; the last entry of a key wins.
-func lookup(b []byte, tag uint64, key string) (value []byte, found bool) {
+// lookup finds the value of key in a checked Metadata or Struct; the last entry of a key wins.
+func lookup(b []byte, key string) (value []byte, found bool) {
 	var f field
 	for len(b) > 0 {
 		b, _ = f.next(b)
-		if f.tag != tag {
+		if f.tag != mapField {
 			continue
 		}
 		if k, v, err := entry(f.val); err == nil && k == key {
@@ -113,14 +113,14 @@ func lookup(b []byte, tag uint64, key string) (value []byte, found bool) {
 
 // checkMetadata makes sure that every part of a Metadata message that value may walk is well formed.
 func checkMetadata(b []byte) error {
-	return eachEntry(b, metadataFilter, func(value []byte) error { return checkStruct(value, 0) })
+	return eachEntry(b, func(value []byte) error { return checkStruct(value, 0) })
 }
 
 func checkStruct(b []byte, depth int) error {
 	if depth > maxMetadata {
 		return errDeepMetadata
 	}
-	return eachEntry(b, structFields, func(value []byte) error { return checkValue(value, depth+1) })
+	return eachEntry(b, func(value []byte) error { return checkValue(value, depth+1) })
 }
 
 func checkValue(b []byte, depth int) (err error) {
@@ -169,13 +169,13 @@ func checkList(b []byte, depth int) (err error) {
 }
 
 // eachEntry checks the value of every entry of one map field.
-func eachEntry(b []byte, tag uint64, check func([]byte) error) (err error) {
+func eachEntry(b []byte, check func([]byte) error) (err error) {
 	var f, e field
 	for len(b) > 0 {
 		if b, err = f.next(b); err != nil {
 			return err
 		}
-		if f.tag != tag {
+		if f.tag != mapField {
 			continue
 		}
 		values := 0

@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,11 +13,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/writ-auth/writ/authz"
@@ -30,6 +29,8 @@ const ServiceName = "envoy.service.auth.v3.Authorization"
 const (
 	DefaultMaxRequestBytes = 4 << 20
 	DefaultDrainTimeout    = 10 * time.Second
+
+	DefaultMaxConcurrentStreams = 1024
 
 	// maxMessageBytes is where the transport gives up. Between MaxRequestBytes and this, a request is read and
 	// denied in the response; above it gRPC itself answers with an error.
@@ -59,7 +60,7 @@ type Config struct {
 	TLS                  *tls.Config   // nil serves plaintext; versions before TLS 1.2 are refused
 	Reflection           bool          // offer gRPC server reflection
 	DrainTimeout         time.Duration // how long calls in flight may take to end, default DefaultDrainTimeout
-	MaxConcurrentStreams uint32        // per connection, default 1024
+	MaxConcurrentStreams uint32        // per connection, default DefaultMaxConcurrentStreams
 }
 
 // Server answers Envoy's Check calls.
@@ -83,38 +84,35 @@ type Server struct {
 	panics atomic.Uint64
 }
 
-// New checks the configuration. It starts nothing.
-func New(cfg Config) (*Server, error) {
-	if cfg.Snapshot == nil || cfg.Engine == nil {
-		return nil, errors.New("extauthz: Config.Snapshot and Config.Engine are required")
+// checked returns cfg with its defaults, or what is wrong with it.
+func (cfg Config) checked() (Config, error) {
+	switch {
+	case cfg.Snapshot == nil || cfg.Engine == nil:
+		return cfg, errors.New("extauthz: Config.Snapshot and Config.Engine are required")
+	case cfg.TrustedHops < 0:
+		return cfg, fmt.Errorf("extauthz: trusted hops %d: want 0 or more", cfg.TrustedHops)
+	case cfg.Paths != "" && cfg.Paths != PathsBase && cfg.Paths != PathsNone:
+		return cfg, fmt.Errorf("extauthz: paths %q: want %q or %q", cfg.Paths, PathsBase, PathsNone)
+	case cfg.MaxRequestBytes < 0 || cfg.MaxRequestBytes > maxMessageBytes:
+		return cfg, fmt.Errorf("extauthz: max request bytes %d: want 1 to %d", cfg.MaxRequestBytes, maxMessageBytes)
+	case cfg.DrainTimeout < 0:
+		return cfg, fmt.Errorf("extauthz: drain timeout %v: want more than 0", cfg.DrainTimeout)
 	}
-	if cfg.TrustedHops < 0 {
-		return nil, fmt.Errorf("extauthz: trusted hops %d: want 0 or more", cfg.TrustedHops)
-	}
-	switch cfg.Paths {
-	case "":
-		cfg.Paths = PathsBase
-	case PathsBase, PathsNone:
-	default:
-		return nil, fmt.Errorf("extauthz: paths %q: want %q or %q", cfg.Paths, PathsBase, PathsNone)
-	}
-	if cfg.MaxRequestBytes == 0 {
-		cfg.MaxRequestBytes = DefaultMaxRequestBytes
-	}
-	if cfg.MaxRequestBytes < 0 || cfg.MaxRequestBytes > maxMessageBytes {
-		return nil, fmt.Errorf("extauthz: max request bytes %d: want 1 to %d", cfg.MaxRequestBytes, maxMessageBytes)
-	}
-	if cfg.DrainTimeout == 0 {
-		cfg.DrainTimeout = DefaultDrainTimeout
-	}
-	if cfg.DrainTimeout < 0 {
-		return nil, fmt.Errorf("extauthz: drain timeout %v: want more than 0", cfg.DrainTimeout)
-	}
-	if cfg.MaxConcurrentStreams == 0 {
-		cfg.MaxConcurrentStreams = 1024
-	}
+	cfg.Paths = cmp.Or(cfg.Paths, PathsBase)
+	cfg.MaxRequestBytes = cmp.Or(cfg.MaxRequestBytes, DefaultMaxRequestBytes)
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, DefaultDrainTimeout)
+	cfg.MaxConcurrentStreams = cmp.Or(cfg.MaxConcurrentStreams, DefaultMaxConcurrentStreams)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return cfg, nil
+}
+
+// New checks the configuration. It starts nothing.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.checked()
+	if err != nil {
+		return nil, err
 	}
 	s := &Server{
 		snapshot:        cfg.Snapshot,
@@ -203,54 +201,4 @@ func (s *Server) drain(server *grpc.Server) {
 		s.logger.Warn("calls were still in flight at the end of the drain timeout", "timeout", s.drainTimeout)
 		server.Stop()
 	}
-}
-
-// Transport settings. CheckRequests are small and answered at once, so flow control windows are fixed, which spares
-// the bandwidth estimator's pings.
-const (
-	connectionTimeout = 10 * time.Second // for the TLS and HTTP/2 handshakes
-	maxHeaderBytes    = 64 << 10         // of the call's own metadata
-	streamWindow      = 1 << 20
-	connectionWindow  = 16 << 20
-	bufferSize        = 32 << 10
-
-	streamWorkers = 64
-
-	// A connection is closed gracefully after this time, give or take a tenth, so that clients spread over new
-	// replicas; calls on it have the grace to end.
-	maxConnectionAge      = time.Hour
-	maxConnectionAgeGrace = time.Minute
-
-	keepaliveTime    = time.Minute // idle time before a connection is probed
-	keepaliveTimeout = 20 * time.Second
-	minClientPing    = 5 * time.Second // clients may probe this often, with or without calls
-)
-
-func (s *Server) serverOptions() []grpc.ServerOption {
-	options := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(s.codec),
-		grpc.MaxRecvMsgSize(maxMessageBytes),
-		grpc.MaxConcurrentStreams(s.maxStreams),
-		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.NumStreamWorkers(streamWorkers),
-		grpc.ConnectionTimeout(connectionTimeout),
-		grpc.StaticStreamWindowSize(streamWindow),
-		grpc.StaticConnWindowSize(connectionWindow),
-		grpc.ReadBufferSize(bufferSize),
-		grpc.WriteBufferSize(bufferSize),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge:      maxConnectionAge,
-			MaxConnectionAgeGrace: maxConnectionAgeGrace,
-			Time:                  keepaliveTime,
-			Timeout:               keepaliveTimeout,
-		}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
-			MinTime:             minClientPing,
-			PermitWithoutStream: true,
-		}),
-	}
-	if s.tls != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(s.tls)))
-	}
-	return options
 }

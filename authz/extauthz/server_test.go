@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -42,10 +43,15 @@ func start(t *testing.T, server *extauthz.Server, creds credentials.TransportCre
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startOn(t, server, listener, listener.Addr().String(), creds)
+}
+
+func startOn(t *testing.T, server *extauthz.Server, listener net.Listener, target string, creds credentials.TransportCredentials) *running {
+	t.Helper()
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(creds),
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(128<<20)))
 	if err != nil {
 		t.Fatal(err)
@@ -253,12 +259,9 @@ func TestReflection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{
+		_ = stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{
 			FileContainingSymbol: extauthz.ServiceName}})
-		var got *reflectionv1.ServerReflectionResponse
-		if err == nil {
-			got, err = stream.Recv()
-		}
+		got, err := stream.Recv() // says why, when Send could not
 		if on && (err != nil || got.GetFileDescriptorResponse() == nil) {
 			t.Errorf("on: got %v, %v", got, err)
 		}
@@ -396,5 +399,17 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 		if n := testing.AllocsPerRun(200, func() { check(raw, out) }); n != 0 {
 			t.Errorf("%s: %v allocations from bytes to bytes, want 0", name, n)
 		}
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "authz.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startOn(t, newServer(t, extauthz.Config{Snapshot: storeOf(t, shop).Load}), listener, "unix:"+listener.Addr().String(), nil)
+	got, err := r.checks.Check(t.Context(), request(t, openShop+`"request":{"http":{"method":"GET","path":"/"}}`))
+	if err != nil || got.Status == nil || got.Status.Code != 0 {
+		t.Errorf("got %v, %v", got, err)
 	}
 }
