@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -21,9 +22,42 @@ type answer struct {
 	File       string            `json:"file,omitempty"`
 	Line       int               `json:"line,omitempty"`
 	Detail     string            `json:"detail,omitempty"`
+	Token      *tokenAnswer      `json:"token,omitempty"`
 	Audit      *ruleRef          `json:"audit,omitempty"`
 	Shadow     *shadow           `json:"shadow,omitempty"`
 	Workload   *policy.Workload  `json:"workload,omitempty"`
+}
+
+// tokenAnswer is what became of the request's token, and what it does to an allowed request.
+type tokenAnswer struct {
+	Reason        string            `json:"reason"`         // valid, or why it was refused
+	Rule          string            `json:"rule,omitempty"` // of the RequestAuthentication that refused it, or whose it is
+	KeyID         string            `json:"key_id,omitempty"`
+	SetHeaders    map[string]string `json:"set_headers,omitempty"`
+	RemoveHeaders []string          `json:"remove_headers,omitempty"`
+	RemoveParams  []string          `json:"remove_query_parameters,omitempty"`
+}
+
+func tokenAnswerOf(d *authz.Decision) *tokenAnswer {
+	t := &d.Token
+	if t.Token == nil && t.Reason == jwt.Valid && len(t.RemoveHeaders) == 0 {
+		return nil
+	}
+	a := &tokenAnswer{Reason: t.Reason.String(), Rule: t.Rule, KeyID: t.KeyID}
+	if t.Token == nil && t.Reason == jwt.Valid {
+		a.Reason = "none"
+	}
+	if !d.Allow {
+		return a
+	}
+	a.RemoveHeaders, a.RemoveParams = t.RemoveHeaders, t.RemoveParams
+	for _, h := range t.SetHeaders {
+		if a.SetHeaders == nil {
+			a.SetHeaders = map[string]string{}
+		}
+		a.SetHeaders[h.Name] = h.Value
+	}
+	return a
 }
 
 // ruleRef names one rule.
@@ -53,7 +87,10 @@ type rulePlace struct {
 
 func (as *answers) of(d *authz.Decision) *answer {
 	a := &answer{Decision: "DENY", HTTPStatus: d.Status, Body: d.Body, Headers: map[string]string{}, Reason: d.Reason, Layer: d.Layer,
-		Detail: d.Detail}
+		Detail: d.Detail, Token: tokenAnswerOf(d)}
+	if challenge := d.Challenge(); challenge != "" {
+		a.Headers["www-authenticate"] = challenge
+	}
 	if d.Allow {
 		a.Decision = "ALLOW"
 	}

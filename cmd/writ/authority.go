@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -21,8 +20,10 @@ import (
 	"github.com/writ-auth/writ/policy"
 )
 
-// certificatesEvery is how often certificate files are looked at for a renewal.
-const certificatesEvery = 30 * time.Second
+const (
+	certificatesEvery = 30 * time.Second // between looks at certificate files for a renewal
+	watchAgain        = 10 * time.Second // between loads while the documents cannot be watched
+)
 
 // authority is one running writ serve.
 type authority struct {
@@ -94,8 +95,6 @@ func (a *authority) observe(o *extauthz.Observation) {
 // the last decisions are still logged and counted.
 func (a *authority) run(ctx context.Context, l *listeners) error {
 	a.announce(l)
-	a.load("start")
-
 	supporting, stopSupporting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSupporting()
 	back, backCtx := errgroup.WithContext(supporting)
@@ -108,8 +107,15 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	}
 
 	front, frontCtx := errgroup.WithContext(ctx)
-	front.Go(func() error { return a.checks.Serve(frontCtx, l.authz) })
-	front.Go(func() error { return a.watch(frontCtx) })
+	loaded := make(chan struct{})
+	front.Go(func() error { return a.watch(frontCtx, loaded) })
+	front.Go(func() error {
+		select {
+		case <-loaded: // checks that arrive before wait in the listener's queue
+		case <-frontCtx.Done():
+		}
+		return a.checks.Serve(frontCtx, l.authz)
+	})
 	front.Go(func() error { return a.hangups(frontCtx) })
 	front.Go(func() error { return a.sayDraining(frontCtx) })
 	front.Go(func() error { // what supports the checks must not end before them
@@ -157,13 +163,29 @@ func (a *authority) load(trigger string) {
 	}
 }
 
-// watch reloads the documents whenever they change.
-func (a *authority) watch(ctx context.Context) error {
-	err := a.directory.Watch(ctx, func() { a.load("change") })
-	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("watch %s: %w", a.config.Documents, err)
+// watch loads the documents, closes loaded, and loads them again whenever they change. A system that cannot watch them
+// (inotify has limits) does not end the authority: they are then loaded again and again instead.
+func (a *authority) watch(ctx context.Context, loaded chan<- struct{}) error {
+	trigger := "start"
+	first := sync.OnceFunc(func() { trigger = "change"; close(loaded) })
+	for {
+		load := func() {
+			a.load(trigger)
+			first()
+		}
+		err := a.directory.Watch(ctx, load)
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.log.Error("the documents cannot be watched, they are loaded again from time to time", "path", a.config.Documents,
+			"every", watchAgain, "error", err)
+		load()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(watchAgain):
+		}
 	}
-	return nil
 }
 
 // hangups reloads everything that lives in files on SIGHUP, and renewed certificates without being told.

@@ -21,7 +21,7 @@ const maxLineBytes = 8 << 20
 
 // questions are the flags that check and explain share: which documents, whom for, and which requests.
 type questions struct {
-	policies, sets   []string
+	policies         []string
 	config, requests string
 	target           target
 	request          requestFlags
@@ -71,9 +71,9 @@ func (c *cli) check() *cobra.Command {
 
 // writeAnswer is an answer for people: what, of which request, and why.
 func writeAnswer(w io.Writer, colours palette, a *answer, r *policy.Request) error {
-	word := colours.green(a.Decision)
+	word := colours.green("ALLOW")
 	if a.Decision != "ALLOW" {
-		word = colours.red(a.Decision)
+		word = colours.red(a.Decision) + " "
 	}
 	_, err := fmt.Fprintf(w, "%s  %s: %s\n", word, printable(describe(r)), printable(a.because()))
 	for _, note := range a.notes() {
@@ -117,6 +117,9 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 	if s.workload, err = q.target.resolve(cmd, &s.mesh); err != nil {
 		return nil, err
 	}
+	if s.workload == nil && q.requests == "" {
+		return nil, usagef("%s: whom is the request for? --to namespace/name --labels k=v, or --workload FILE", cmd.Name())
+	}
 	paths := q.policies
 	if len(paths) == 0 {
 		paths = []string{cfg.Documents}
@@ -154,9 +157,6 @@ func (q *questions) consistent(cmd *cobra.Command) error {
 	}
 	if given := q.request.given(cmd); q.requests != "" && given != "" {
 		return usagef("%s: --requests brings whole requests, --%s describes one: give one of them", cmd.Name(), given)
-	}
-	if q.requests == "" && q.target.file == "" && q.target.to == "" {
-		return usagef("%s: whom is the request for? --to namespace/name --labels k=v, or --workload FILE", cmd.Name())
 	}
 	return nil
 }
@@ -217,6 +217,11 @@ func (s *session) lines(ctx context.Context, file string, decide func([]byte) (b
 			return false, err
 		}
 		all = all && allowed
+		if file == "-" { // whoever writes the requests may wait for each answer
+			if err := s.out.Flush(); err != nil {
+				return false, err
+			}
+		}
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}

@@ -9,9 +9,9 @@ import (
 func (c *cli) completion() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish", "powershell"}
 	return &cobra.Command{
-		Use:       "completion SHELL",
-		Short:     "Print a completion script for " + strings.Join(shells, ", "),
-		Example:   "  source <(writ completion bash)",
+		Use:     "completion SHELL",
+		Short:   "Print a completion script for " + strings.Join(shells, ", "),
+		Example: "  source <(writ completion bash)",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usagef("completion: for which shell? One of %s", strings.Join(shells, ", "))

@@ -135,10 +135,9 @@ func loadConfig(file string, env func(string) (string, bool), sets []string) (*c
 	}
 	c := defaultConfig()
 	d := newConfigDecoder(file)
-	d.document(data, c)
-	d.environment(c, env)
-	d.flags(c, sets)
-	if len(d.problems) == 0 {
+	if d.document(data, c) {
+		d.environment(c, env)
+		d.flags(c, sets)
 		d.check(c)
 	}
 	if len(d.problems) > 0 {

@@ -44,7 +44,11 @@ func (d *configDecoder) check(c *config) {
 	d.checkClashes(c)
 }
 
+// bad reports a problem with what a key means, unless its value could not even be read.
 func (d *configDecoder) bad(key, format string, args ...any) {
+	if slices.ContainsFunc(d.problems, func(p configProblem) bool { return p.Key == key || strings.HasPrefix(p.Key, key+"[") }) {
+		return
+	}
 	place, ok := d.places[key]
 	if !ok {
 		place = configProblem{Source: d.file, Key: key}

@@ -25,24 +25,25 @@ func newConfigDecoder(file string) *configDecoder {
 	return &configDecoder{file: file, dir: filepath.Dir(file), places: map[string]configProblem{}}
 }
 
-// document decodes one YAML or JSON document into the struct that into points to.
-func (d *configDecoder) document(data []byte, into any) {
+// document decodes one YAML or JSON document into the struct that into points to. It reports whether the text parses.
+func (d *configDecoder) document(data []byte, into any) bool {
 	var n yaml.Node
 	if err := yaml.Load(data, &n); err != nil {
 		d.problems = append(d.problems, syntaxProblem(d.file, err))
-		return
+		return false
 	}
-	if len(n.Content) == 0 { // an empty file says nothing, and "documents" will be missed
-		return
+	if len(n.Content) > 0 { // an empty file says nothing, and what is required will be missed
+		d.value(n.Content[0], reflect.ValueOf(into).Elem(), "", "")
 	}
-	d.value(n.Content[0], reflect.ValueOf(into).Elem(), "", "")
+	return true
 }
 
 func syntaxProblem(file string, err error) configProblem {
-	p := configProblem{Source: file, Message: strings.TrimPrefix(err.Error(), "yaml: ")}
+	p := configProblem{Source: file, Message: "no valid YAML: " + err.Error()}
 	var le *yaml.LoadError
-	if errors.As(err, &le) && le.Mark.Line > 0 {
-		p.Line, p.Column = le.Mark.Line, le.Mark.Column
+	if errors.As(err, &le) {
+		p.Message = "no valid YAML: " + le.Message
+		p.Line, p.Column = le.Mark.Line, max(le.Mark.Column, 1)
 	}
 	return p
 }

@@ -3,11 +3,37 @@ package main
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v4"
 )
+
+// misspelt lists the environment variables that were probably meant to be a key, each with that key's. Others that start
+// with WRIT_ are left alone: Kubernetes sets some for a service named writ.
+func misspelt(environ []string) map[string]string {
+	var known []string
+	for _, key := range configKeys(reflect.TypeFor[config](), "") {
+		known = append(known, envOf(key))
+	}
+	for _, flag := range flagsOfEnv() {
+		known = append(known, envOf(flag))
+	}
+	found := map[string]string{}
+	for _, variable := range environ {
+		name, _, _ := strings.Cut(variable, "=")
+		if !strings.HasPrefix(name, "WRIT_") || slices.Contains(known, name) {
+			continue
+		}
+		for _, k := range known {
+			if editDistance(name, k) <= 2 {
+				found[name] = k
+			}
+		}
+	}
+	return found
+}
 
 // configKeys lists the dotted keys of single values and lists under a block of type t; a block with a short form
 // counts as a value as well.
@@ -109,6 +135,9 @@ func nodeName(n *yaml.Node) string {
 func scalarName(n *yaml.Node) string {
 	if isNull(n) {
 		return "no value"
+	}
+	if n.ShortTag() == "!!str" {
+		return fmt.Sprintf("%q", n.Value)
 	}
 	return n.Value
 }

@@ -142,7 +142,10 @@ func nearestSingle(clauses []policy.ClauseTrace) (best *policy.ConditionTrace) {
 
 // describe is the request in a few words.
 func describe(r *policy.Request) string {
-	if r.TCP {
+	switch {
+	case r.TCP && r.DestPort == 0:
+		return "TCP connection"
+	case r.TCP:
 		return fmt.Sprintf("TCP connection to port %d", r.DestPort)
 	}
 	text := r.Method + " " + r.Path
@@ -274,7 +277,7 @@ func (tw *traceWriter) rule(r *policy.RuleTrace) {
 	if !r.Matched {
 		text = plural(r.Missing, "condition") + " away"
 	}
-	tw.line(1, "%s rule %d %s", tw.mark(r.Matched), r.Index, tw.colours.dim(fmt.Sprintf("line %d: %s", r.Line, text)))
+	tw.line(1, "%s rule %d%s", tw.mark(r.Matched), r.Index, tw.colours.dim(fmt.Sprintf(", line %d: %s", r.Line, text)))
 	if r.Note != "" {
 		tw.line(3, "%s", tw.colours.yellow(printable(r.Note)))
 	}

@@ -17,6 +17,8 @@ type cli struct {
 	out io.Writer // the answer
 	err io.Writer // the commentary
 	env func(string) (string, bool)
+
+	environ []string // all of the environment, to find misspelt names in
 }
 
 // execute runs one command line and returns the exit code.
@@ -107,9 +109,12 @@ func envOf(name string) string {
 	return "WRIT_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name))
 }
 
-// flagsFromEnv sets the flags that name files, formats and addresses from the environment, unless the command line did.
+// flagsOfEnv are the flags that the environment can set as well.
+func flagsOfEnv() []string { return []string{"config", "admin", "output"} }
+
+// flagsFromEnv sets flags from the environment, unless the command line did.
 func (c *cli) flagsFromEnv(cmd *cobra.Command, _ []string) error {
-	for _, name := range []string{"config", "admin", "output"} {
+	for _, name := range flagsOfEnv() {
 		f := cmd.Flags().Lookup(name)
 		if f == nil || f.Changed {
 			continue

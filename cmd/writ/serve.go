@@ -40,6 +40,9 @@ func (c *cli) serve() *cobra.Command {
 // runAuthority builds the authority, opens its listeners and runs it until ctx ends.
 func (c *cli) runAuthority(ctx context.Context, cfg *config) error {
 	log := newLogger(c.err, cfg.Log)
+	for name, meant := range misspelt(c.environ) {
+		log.Warn("an environment variable is near a key and is none", "variable", name, "meant", meant)
+	}
 	decisions, err := telemetry.NewDecisionLog(telemetry.DecisionLogConfig{
 		To: cfg.Authz.DecisionLog.To, Log: telemetry.LogWhat(cfg.Authz.DecisionLog.Log),
 		Stdout: c.out, Stderr: c.err, Logger: log,
@@ -62,13 +65,16 @@ func (c *cli) runAuthority(ctx context.Context, cfg *config) error {
 type listeners struct{ authz, admin, diagnostics net.Listener }
 
 // openListeners opens all or none.
-func openListeners(cfg *config) (l *listeners, err error) {
-	l = &listeners{}
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
+func openListeners(cfg *config) (*listeners, error) {
+	l := &listeners{}
+	if err := l.open(cfg); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *listeners) open(cfg *config) error {
 	for _, want := range []struct {
 		key, address string
 		mode         fileMode
@@ -83,13 +89,15 @@ func openListeners(cfg *config) (l *listeners, err error) {
 		}
 		address, err := parseAddress(want.address)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if *want.into, err = listen(address, want.mode); err != nil {
-			return nil, fmt.Errorf("%s: %w", want.key, err)
+		opened, err := listen(address, want.mode)
+		if err != nil {
+			return fmt.Errorf("%s: %w", want.key, err)
 		}
+		*want.into = opened
 	}
-	return l, nil
+	return nil
 }
 
 func (l *listeners) close() {

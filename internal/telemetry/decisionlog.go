@@ -91,7 +91,7 @@ func (l *DecisionLog) open() error {
 	case "stderr":
 		l.out = bufio.NewWriterSize(l.config.Stderr, 64<<10)
 	default:
-		f, err := os.OpenFile(l.config.To, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+		f, err := os.OpenFile(l.config.To, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640) //nolint:gosec // G302: log shippers read it by group
 		if err != nil {
 			return fmt.Errorf("decision log: %w", err)
 		}

@@ -82,7 +82,7 @@ func (m *Metrics) newCheckMetrics() {
 
 func (m *Metrics) newPolicyMetrics() {
 	m.documents = m.gaugeVec("writ_policy_documents",
-		"Documents by kind and state: active, last_good, fail_closed, ignored, broken.", "kind", "state")
+		"Documents by kind and state: active, last_good, fail_closed, ignored.", "kind", "state")
 	m.problems = m.gaugeVec("writ_policy_problems", "Problems of the loaded documents, by severity.", "severity")
 	m.loads = m.counterVec("writ_policy_load_total", "Attempts to load the documents, by result.", "result")
 	m.loadFailed = m.gauge("writ_policy_load_failed",
@@ -117,6 +117,7 @@ func knownChecks() []checkLabels {
 	known := []checkLabels{
 		{true, authz.LayerAllow, authz.ReasonAllowed},
 		{true, authz.LayerDefault, authz.ReasonNoAllowPolicy},
+		{false, authz.LayerJWT, authz.ReasonTokenRefused},
 		{false, authz.LayerDeny, authz.ReasonDenied},
 		{false, authz.LayerAllow, authz.ReasonNoAllowMatch},
 		{false, authz.LayerCustom, authz.ReasonCustomUnavailable},
