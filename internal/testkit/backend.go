@@ -75,7 +75,6 @@ func ServeTCPEcho(ctx context.Context, greeting string) (*Backend, error) {
 		conns = map[net.Conn]bool{} // nil once closed
 	)
 	serve := func(conn net.Conn) {
-		defer wg.Done()
 		defer conn.Close()
 		if _, err := fmt.Fprintln(conn, greeting); err == nil {
 			_, _ = io.Copy(conn, conn) // ends with the connection
@@ -84,9 +83,7 @@ func ServeTCPEcho(ctx context.Context, greeting string) (*Backend, error) {
 		delete(conns, conn)
 		mu.Unlock()
 	}
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
@@ -97,12 +94,11 @@ func ServeTCPEcho(ctx context.Context, greeting string) (*Backend, error) {
 				_ = conn.Close()
 			} else {
 				conns[conn] = true
-				wg.Add(1)
-				go serve(conn)
+				wg.Go(func() { serve(conn) })
 			}
 			mu.Unlock()
 		}
-	}()
+	})
 	return &Backend{Addr: listener.Addr().String(), close: func() error {
 		err := listener.Close()
 		mu.Lock()
@@ -114,15 +110,6 @@ func ServeTCPEcho(ctx context.Context, greeting string) (*Backend, error) {
 		wg.Wait()
 		return err
 	}}, nil
-}
-
-// FreeAddress is a loopback address nobody listened on a moment ago. Prefer port 0 where the program tells its port.
-func FreeAddress(ctx context.Context) (string, error) {
-	listener, err := listen(ctx)
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 func listen(ctx context.Context) (net.Listener, error) {

@@ -159,12 +159,3 @@ func (e *Envoy) Counter(ctx context.Context, name string) (uint64, error) {
 	}
 	return 0, nil
 }
-
-// ValidateEnvoy has Envoy load the bootstrap without serving it.
-func ValidateEnvoy(ctx context.Context, binary, path string) error {
-	out, err := exec.CommandContext(ctx, binary, "--mode", "validate", "--config-path", path).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("envoy --mode validate %s: %w\n%s", path, err, out)
-	}
-	return nil
-}

@@ -79,6 +79,19 @@ func (o *Output) Tail(n int) string {
 	return strings.Join(o.lines[max(0, len(o.lines)-n):], "\n")
 }
 
+// Count is the number of lines that match accepts.
+func (o *Output) Count(match func(line string) bool) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := 0
+	for _, line := range o.lines {
+		if match(line) {
+			n++
+		}
+	}
+	return n
+}
+
 // Mark is a place in the output: [Output.Wait] from it ignores everything earlier.
 func (o *Output) Mark() int {
 	o.mu.Lock()

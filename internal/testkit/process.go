@@ -89,13 +89,14 @@ func (p *Process) Stop() {
 	<-p.done
 }
 
-// ended describes a process that ended although nobody asked it to.
-func (p *Process) ended() error {
-	how := "exit code 0"
-	if p.err != nil {
-		how = p.err.Error()
+// failed adds the last words of the process to err.
+func (p *Process) failed(err error) error {
+	select {
+	case <-p.done:
+		err = fmt.Errorf("%w (%v)", errEnded, p.cmd.ProcessState)
+	default:
 	}
-	return fmt.Errorf("%s ended (%s); its last words:\n%s", p.Name, how, p.Output.Tail(30))
+	return fmt.Errorf("%s: %w; its last words:\n%s", p.Name, err, p.Output.Tail(30))
 }
 
 // wait calls try every 10 ms until it succeeds, the process ends or ctx does.
@@ -109,9 +110,9 @@ func (p *Process) wait(ctx context.Context, what string, try func(context.Contex
 		}
 		select {
 		case <-p.done:
-			return p.ended()
+			return p.failed(errEnded)
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not %s: %w (last: %v); its last words:\n%s", p.Name, what, ctx.Err(), err, p.Output.Tail(30))
+			return p.failed(fmt.Errorf("not %s: %w (last: %v)", what, ctx.Err(), err))
 		case <-tick.C:
 		}
 	}

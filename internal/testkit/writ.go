@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
-// BuildWrit returns the path of a writ binary: $WRIT if set, else one built from this checkout into dir.
-func BuildWrit(ctx context.Context, dir string) (string, error) {
+// BuildWrit returns the path of a writ binary: $WRIT if set, else one built from this checkout into dir with the given
+// flags of go build.
+func BuildWrit(ctx context.Context, dir string, flags ...string) (string, error) {
 	if path := os.Getenv("WRIT"); path != "" {
 		return filepath.Abs(path)
 	}
@@ -19,7 +21,8 @@ func BuildWrit(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "writ")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/writ")
+	args := append([]string{"build", "-o", path}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/writ")...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build ./cmd/writ: %w\n%s", err, out)
@@ -35,29 +38,48 @@ type Authority struct {
 
 // AuthorityConfig says what to run.
 type AuthorityConfig struct {
-	Binary      string    // see BuildWrit
-	Config      string    // path of writ.yaml
-	Diagnostics string    // host:port, as in writ.yaml
-	Tee         io.Writer // gets its output as well; nil = nobody
+	Binary string    // see BuildWrit
+	Config string    // path of writ.yaml, which has diagnostics, with port 0 if any will do, and logs as text
+	Tee    io.Writer // gets its output as well; nil = nobody
 }
 
-// StartAuthority runs `writ serve` and returns once it answers checks. An authority that holds a broken document is
-// live but never ready: it counts as started all the same.
+// StartAuthority runs `writ serve` and returns once it has loaded its documents and answers checks. With a broken
+// document it answers and is not ready: see [Authority.WaitReady].
 func StartAuthority(ctx context.Context, cfg AuthorityConfig) (*Authority, error) {
 	process, err := StartProcess("writ serve", cfg.Binary, []string{"serve", "-c", cfg.Config}, cfg.Tee)
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{Process: process, Diagnostics: cfg.Diagnostics}
-	if err := process.wait(ctx, "live", func(ctx context.Context) error {
-		_, err := a.Get(ctx, "/livez")
-		return err
-	}); err != nil {
+	a := &Authority{Process: process}
+	if err := a.started(ctx); err != nil {
 		process.Stop()
 		return nil, err
 	}
 	return a, nil
 }
+
+// diagnosticsLine is how writ says where it listens; with port 0 nobody else knows.
+const diagnosticsLine = "msg=listening for=diagnostics address="
+
+func (a *Authority) started(ctx context.Context) error {
+	line, err := a.Output.Wait(ctx, 0, func(line string) bool { return strings.Contains(line, diagnosticsLine) })
+	if err != nil {
+		return a.failed(err)
+	}
+	_, rest, _ := strings.Cut(line, diagnosticsLine)
+	a.Diagnostics, _, _ = strings.Cut(rest, " ")
+	if _, err := a.Output.Wait(ctx, 0, isLoad); err != nil {
+		return a.failed(err)
+	}
+	return nil
+}
+
+func isLoad(line string) bool {
+	return strings.Contains(line, `msg="documents loaded"`) || strings.Contains(line, "documents cannot be read")
+}
+
+// Loads counts how often the documents have been loaded.
+func (a *Authority) Loads() int { return a.Output.Count(isLoad) }
 
 // Get fetches one page of the diagnostics address; any status but 200 is an error that holds the body.
 func (a *Authority) Get(ctx context.Context, path string) (string, error) {

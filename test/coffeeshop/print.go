@@ -62,6 +62,8 @@ barista-service, admin-service, printer of another namespace, impostor of anothe
 
   curl -i --cacert $SHOP/ca.pem --cert $SHOP/customer-service.pem https://{order}/orders
   curl -i --cacert $SHOP/ca.pem --cert $SHOP/customer-service.pem -X POST https://{payment}/payments    # 403
+  curl -i --cacert $SHOP/ca.pem --cert $SHOP/customer-service.pem -X POST https://{order}/orders
+      # order-service asks three others, each with its own identity, through its own Envoy
   curl -i http://{order}/orders                                                   # nobody: 403
 
 Change the answer. Add  , "cluster.local/ns/coffee-shop/sa/customer-service"  to the principals of payment-from-order in
@@ -74,7 +76,7 @@ last good version stays in force; writ status and /readyz say so until it is men
 Look inside:
 
   {writ} status -c $SHOP/writ.yaml
-  {writ} explain --policies {policies} --to coffee-shop/payment --labels app=payment-service \
+  {writ} explain --policies {policies} --to coffee-shop/payment-service --labels app=payment-service \
       --from coffee-shop/customer-service --method POST --path /payments
   tail -f $SHOP/decisions.jsonl            # every decision and its reason
   curl http://{diagnostics}/metrics

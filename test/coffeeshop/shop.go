@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 	"github.com/writ-auth/writ/internal/testkit"
 )
 
-// Ports, counted from -port. README.md and the printed invitation name them.
+// Ports, counted from -port.
 const (
 	portOrder = iota
 	portPayment
@@ -162,12 +163,9 @@ func (s *shop) makeCertificates() error {
 	if err := s.ca.Write(s.file("ca.pem")); err != nil {
 		return err
 	}
-	ids := map[string]string{}
+	ids := maps.Clone(strangers)
 	for _, m := range members {
 		ids[m.name] = serviceID(m.name)
-	}
-	for name, id := range strangers {
-		ids[name] = id
 	}
 	s.clients = map[string]*tls.Certificate{}
 	for name, id := range ids {
@@ -187,7 +185,6 @@ func serviceID(name string) string { return "spiffe://cluster.local/ns/coffee-sh
 
 // startAuthority writes writ.yaml and runs `writ serve` on it.
 func (s *shop) startAuthority(ctx context.Context, tee io.Writer) error {
-	diagnostics := local(s.ports[portDiagnostics])
 	config := fmt.Sprintf(`# The coffee shop's authority. Every key: docs/configuration.md
 trust_domain: cluster.local
 root_namespace: istio-system
@@ -197,12 +194,12 @@ authz:
   decision_log: {to: decisions.jsonl, log: all}
 admin: unix:admin.sock
 diagnostics: %s
-`, s.policies, diagnostics)
+`, s.policies, local(s.ports[portDiagnostics]))
 	if err := os.WriteFile(s.file("writ.yaml"), []byte(config), 0o600); err != nil {
 		return err
 	}
 	authority, err := testkit.StartAuthority(ctx, testkit.AuthorityConfig{
-		Binary: s.writ, Config: s.file("writ.yaml"), Diagnostics: diagnostics, Tee: tee,
+		Binary: s.writ, Config: s.file("writ.yaml"), Tee: tee,
 	})
 	if err != nil {
 		return err
