@@ -25,7 +25,7 @@ build: ## the binary: ./writ
 	CGO_ENABLED=0 go build -trimpath -o writ ./cmd/writ
 
 run: build ## the coffee shop: real Envoys ask writ; a table of requests, then edit a policy and watch (Ctrl-C ends it)
-	@$(WITH_ENVOY) go run ./test/coffeeshop
+	@$(WITH_ENVOY) go build -o $(CACHE)/coffeeshop ./test/coffeeshop && WRIT="$(CURDIR)/writ" exec $(CACHE)/coffeeshop
 
 test: ## every test, with conformance and a real Envoy (minutes the first time: it compiles gRPC and Envoy's API)
 	@$(WITH_ENVOY) go test ./...

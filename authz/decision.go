@@ -1,6 +1,10 @@
 package authz
 
 import (
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+
 	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
@@ -39,8 +43,34 @@ const (
 	ReasonInternal          Reason = "internal_error"      // a panic, recovered
 )
 
+// ID names one decision among those of all authorities, so that the line of an access log leads to that of the decision
+// log. The zero value names none.
+type ID struct{ process, sequence uint64 }
+
+// Append appends the ID as text: lower-case letters, digits and one dash.
+func (id ID) Append(b []byte) []byte {
+	b = append(strconv.AppendUint(b, id.process, 36), '-')
+	return strconv.AppendUint(b, id.sequence, 36)
+}
+
+// String is the ID as text.
+func (id ID) String() string { return string(id.Append(nil)) }
+
+// IDs makes the IDs of one process. It is safe for concurrent use.
+type IDs struct {
+	process  uint64
+	sequence atomic.Uint64
+}
+
+// NewIDs makes a source of IDs that no other process shares.
+func NewIDs() *IDs { return &IDs{process: rand.Uint64()} }
+
+// Next makes an ID.
+func (ids *IDs) Next() ID { return ID{ids.process, ids.sequence.Add(1)} }
+
 // Decision is the answer to one Check, with its reason.
 type Decision struct {
+	ID     ID
 	Allow  bool
 	Status int    // HTTP status for the client: 200, 401 or 403
 	Body   string // of a denial
@@ -61,11 +91,11 @@ type Decision struct {
 	Detail     string        // for logs and operators only, never for the client; names the value and the fix
 }
 
-// Reset empties the decision for reuse and keeps its memory. An empty decision is no answer.
+// Reset empties the decision for reuse and keeps its ID and its memory. An empty decision is no answer.
 func (d *Decision) Reset() {
-	token := d.Token
+	id, token := d.ID, d.Token
 	token.Reset()
-	*d = Decision{Token: token}
+	*d = Decision{ID: id, Token: token}
 }
 
 // Challenge is the www-authenticate header of a denial, empty when it has none (RFC 6750 §3).

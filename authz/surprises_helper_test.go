@@ -3,6 +3,7 @@ package authz_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -63,9 +64,7 @@ func (c check) message() *authv3.CheckRequest {
 			http.Host = ""
 		}
 		http.Headers = map[string]string{}
-		for k, v := range c.headers {
-			http.Headers[k] = v
-		}
+		maps.Copy(http.Headers, c.headers)
 		if !c.noHost {
 			http.Headers[":authority"] = http.Host
 		}

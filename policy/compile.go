@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -171,6 +172,9 @@ func (c *compiler) brokenPolicy(doc *Document) *Policy {
 	p := &Policy{Namespace: doc.Namespace, Name: doc.Name, Action: ActionDeny, Broken: true, doc: doc}
 	if p.Namespace == "" {
 		p.Namespace = c.mesh.RootNamespace
+	}
+	if p.Name == "" { // say where it is, for a log that has only the name
+		p.Name = fmt.Sprintf("(%s:%d)", filepath.Base(doc.File), doc.Line)
 	}
 	p.target = target{namespace: p.Namespace}
 	if spec, ok := doc.Spec.(targeted); ok && !doc.targetUnread {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -37,9 +38,11 @@ type RuleTrace struct {
 	From    []ClauseTrace    `json:"from,omitempty"`
 	To      []ClauseTrace    `json:"to,omitempty"`
 	When    []ConditionTrace `json:"when,omitempty"`
-	// Missing counts the conditions that would have to change for the rule to match, 0 when it does; Nearness is how
-	// near those came, from 0 to 1. Rules of a policy that missed are ranked by the two.
+	// Missing counts the conditions that would have to change for the rule to match, 0 when it does; Met counts those
+	// that the request meets, and Nearness is how near the missing ones came, from 0 to 1. Rules that missed are ranked
+	// by the three, in this order.
 	Missing  int     `json:"missing"`
+	Met      int     `json:"met"`
 	Nearness float64 `json:"nearness"`
 }
 
@@ -102,8 +105,10 @@ func (s *Snapshot) explainPolicy(p *Policy, w *Workload, r *Request) PolicyTrace
 	if !t.Scope.Applies {
 		return t
 	}
+	places := p.doc.Locator()
 	for _, rule := range p.rules {
 		rt := p.explainRule(rule, r)
+		rt.Line, _ = places.Position("spec.rules[" + strconv.Itoa(rule.Index) + "]")
 		t.Matched = t.Matched || rt.Matched
 		t.Rules = append(t.Rules, rt)
 	}
@@ -120,7 +125,6 @@ func (s *Snapshot) scope(p *Policy, w *Workload) Scope {
 
 func (p *Policy) explainRule(rule *Rule, r *Request) RuleTrace {
 	t := RuleTrace{Index: rule.Index, Nearness: 1}
-	t.Line, _ = p.doc.Position("spec.rules[" + strconv.Itoa(rule.Index) + "]")
 	body := rule.http
 	if r.TCP {
 		body = rule.tcp
@@ -156,10 +160,17 @@ func tcpNote(rule *Rule) string {
 }
 
 func (t *RuleTrace) count(c ConditionTrace) {
-	if !c.Matched {
-		t.Missing++
-		t.Nearness = min(t.Nearness, c.Nearness)
+	if c.Matched {
+		t.Met++
+		return
 	}
+	t.Missing++
+	t.Nearness = min(t.Nearness, c.Nearness)
+}
+
+// CompareNearness orders rules by how near they came to matching, the nearest first.
+func (t *RuleTrace) CompareNearness(other *RuleTrace) int {
+	return cmp.Or(cmp.Compare(t.Missing, other.Missing), cmp.Compare(other.Met, t.Met), cmp.Compare(other.Nearness, t.Nearness))
 }
 
 // explainClauses explains alternatives; when all missed, the one with the fewest misses counts for the rule.
@@ -175,11 +186,12 @@ func explainClauses(clauses []clause, r *Request, t *RuleTrace) []ClauseTrace {
 			ct.Conditions = append(ct.Conditions, cond)
 			one.count(cond)
 		}
-		if best.Missing < 0 || one.Missing < best.Missing || one.Missing == best.Missing && one.Nearness > best.Nearness {
+		if best.Missing < 0 || one.CompareNearness(&best) < 0 {
 			best = one
 		}
 		out = append(out, ct)
 	}
+	t.Met += best.Met
 	if best.Missing > 0 {
 		t.Missing += best.Missing
 		t.Nearness = min(t.Nearness, best.Nearness)

@@ -78,7 +78,7 @@ var (
 	}
 	vocabHosts = []string{
 		"example.com", "EXAMPLE.com", "*.example.com", "*com", "example.*", "*", "api.example.com:8080", "httpbin.foo",
-		"kube.example", "example.com:*", "**", "*é.example",
+		"kube.example", "example.com:*", "**", "*é.example", "CAF\u00c9.example", "\u212Aube*",
 	}
 	vocabMethods = []string{"GET", "POST", "P*", "*T", "*", "get", "DELETE", "*E*"}
 	vocabPaths   = []string{
@@ -110,24 +110,42 @@ type generated struct {
 	Spec            *v1beta1.AuthorizationPolicy
 }
 
-// text is the document as a user would write it.
-func (g generated) text(t testing.TB) string {
+// object is the document as a tree of maps.
+func (g generated) object(t testing.TB) map[string]any {
 	t.Helper()
 	raw, err := json.Marshal(g.Spec)
 	if err != nil {
 		t.Fatalf("marshal %s/%s: %v", g.Namespace, g.Name, err)
 	}
-	var spec map[string]any
-	if err := json.Unmarshal(raw, &spec); err != nil {
-		t.Fatal(err)
-	}
 	metadata := map[string]any{"name": g.Name, "namespace": g.Namespace}
 	if g.DryRun != "" {
 		metadata["annotations"] = map[string]any{policy.DryRunAnnotation: g.DryRun}
 	}
-	out, err := yaml.Marshal(map[string]any{
-		"apiVersion": "security.istio.io/v1", "kind": policy.KindAuthorizationPolicy, "metadata": metadata, "spec": spec,
-	})
+	return map[string]any{
+		"apiVersion": "security.istio.io/v1", "kind": policy.KindAuthorizationPolicy, "metadata": metadata, "spec": json.RawMessage(raw),
+	}
+}
+
+// text is the document in JSON, which is YAML on one line.
+func (g generated) text(t testing.TB) string {
+	t.Helper()
+	out, err := json.Marshal(g.object(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out) + "\n"
+}
+
+// yaml is the document as a user would write it.
+func (g generated) yaml(t testing.TB) string {
+	t.Helper()
+	object := g.object(t)
+	var spec map[string]any
+	if err := json.Unmarshal(object["spec"].(json.RawMessage), &spec); err != nil {
+		t.Fatal(err)
+	}
+	object["spec"] = spec
+	out, err := yaml.Marshal(object)
 	if err != nil {
 		t.Fatal(err)
 	}

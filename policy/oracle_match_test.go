@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/writ-auth/writ/policy"
 )
@@ -14,8 +15,15 @@ import (
 
 // fullMatch matches the whole of s, as Envoy does; parts of the pattern that are not meant as one are quoted by the caller.
 func fullMatch(pattern, s string) bool {
-	return regexp.MustCompile(`^(?:` + pattern + `)$`).MatchString(s)
+	re, known := compiledPatterns.Load(pattern)
+	if !known {
+		re, _ = compiledPatterns.LoadOrStore(pattern, regexp.MustCompile(`^(?:`+pattern+`)$`))
+	}
+	return re.(*regexp.Regexp).MatchString(s)
 }
+
+// compiledPatterns spares fullMatch from compiling the same pattern for every request.
+var compiledPatterns sync.Map
 
 // str is STR: `*` = any non-empty string, then suffix, then prefix, then exact.
 func str(pattern, s string) bool {

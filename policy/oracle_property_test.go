@@ -95,7 +95,7 @@ func (s scenario) report(t testing.TB) {
 	got, want, _ := s.disagreement(t)
 	var text []string
 	for _, g := range s.policies {
-		text = append(text, g.text(t))
+		text = append(text, g.yaml(t))
 	}
 	t.Fatalf("compiled and oracle disagree\ncompiled: %+v\noracle:   %+v\nmesh:     %#v\nworkload: %#v\nrequest:  %s\npolicies:\n%s",
 		got, want, s.mesh, s.workload, describe(s.request), strings.Join(text, "---\n"))

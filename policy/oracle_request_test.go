@@ -76,7 +76,7 @@ var (
 	}
 	requestHosts = []string{
 		"example.com", "EXAMPLE.COM", "api.example.com", "api.example.com:8080", "example.com:443", "httpbin.foo", "example.org",
-		"", ".example.com", "Kube.example", "\u212Aube.example", "caf\u00c9.example", "caf\u00e9.example",
+		"", ".example.com", "Kube.example", "\u212Aube.example", "\u212AUBE.example", "caf\u00c9.example", "caf\u00e9.example",
 	}
 	requestMethods = []string{"GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "get"}
 	requestPaths   = []string{

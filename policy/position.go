@@ -10,15 +10,32 @@ import (
 // Position finds where a field stands in the document's file, 1-based. field is written as in [Problem]. If there is no
 // such field, the place is that of the nearest one around it; a document that does not parse is its first line.
 //
-// Positions are not kept: the text is parsed again.
-func (d *Document) Position(field string) (line, column int) {
+// Positions are not kept: the text is parsed again. Whoever asks for many uses [Document.Locator].
+func (d *Document) Position(field string) (line, column int) { return d.Locator().Position(field) }
+
+// Locator finds the places of many fields of one document with one parse of its text.
+type Locator struct {
+	doc  *Document
+	root *yaml.Node // nil when the text does not parse
+}
+
+// Locator parses the document's text for its positions.
+func (d *Document) Locator() *Locator {
 	root, err := parseYAML(d.source)
 	if err != nil || root == nil {
-		return d.Line, 1
+		return &Locator{doc: d}
 	}
 	_, root = findField(root, d.within)
-	at, _ := findField(root, field)
-	return d.linesAbove + at.Line, at.Column
+	return &Locator{d, root}
+}
+
+// Position is [Document.Position].
+func (l *Locator) Position(field string) (line, column int) {
+	if l.root == nil {
+		return l.doc.Line, 1
+	}
+	at, _ := findField(l.root, field)
+	return l.doc.linesAbove + at.Line, at.Column
 }
 
 // findField follows a field path down from root as far as it goes. value is what is there; at is where to point: at a text

@@ -107,7 +107,7 @@ func (t *target) scope(mesh *Mesh, w *Workload) Scope {
 	}
 	where := "namespace " + t.namespace
 	if t.namespace == mesh.RootNamespace {
-		where = "every namespace (it is in the root namespace)"
+		where = "any namespace (it is in the root namespace)"
 	}
 	for _, k := range sortedKeys(t.selector) {
 		have, ok := w.Labels[k]
@@ -119,7 +119,7 @@ func (t *target) scope(mesh *Mesh, w *Workload) Scope {
 		}
 	}
 	if len(t.selector) == 0 {
-		return Scope{true, "applies to all of " + where}
+		return Scope{true, "it applies to every workload in " + where}
 	}
 	return Scope{true, "its selector matches, in " + where}
 }

@@ -193,6 +193,7 @@ func TestValuesPORT(t *testing.T) {
 	}
 	runValues(t, policy.Mesh{}, []value{
 		p("80", 80, true), p("080", 80, true), p("80", 8080, false), p("65535", 65535, true), p("0", 80, false),
+		p("0", 0, false), {operation(`notPorts: ["0"]`), request(portOf(0)), true}, // no port is not port 0
 		{when(`key: destination.port, values: ["080"]`), request(portOf(80)), true},
 		{when(`key: destination.port, notValues: ["80"]`), request(portOf(80)), false},
 	})
@@ -232,6 +233,7 @@ func TestRequestPrincipals(t *testing.T) {
 		p(idp+"*", idp, "alice", false), // splits to issuer https:/
 		p(idp, idp, "", false), p(idp+"/team/alice", idp, "team/alice", false), p(idp+"/team/alice", idp+"/team", "alice", true),
 		{when(`key: request.auth.principal, values: ["` + idp + `/alice"]`), request(token(claims{"iss": idp, "sub": "alice"})), true},
+		p("issuer", "issuer", "", true), p("issuer", "issuer", nil, false), // no subject is not an empty subject
 		{source(`requestPrincipals: ["*"]`), request(), false},
 		{source(`notRequestPrincipals: ["*"]`), request(), true},
 		{source(`notRequestPrincipals: ["*"]`), request(token(claims{"iss": idp})), true},

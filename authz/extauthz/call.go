@@ -72,10 +72,13 @@ func (s *Server) answer(ctx context.Context, c *call, in input, w *policy.Worklo
 func (s *Server) decide(ctx context.Context, c *call, in input, w *policy.Workload) {
 	defer func() {
 		if p := recover(); p != nil {
+			id := c.decision.ID
 			c.decision = *s.panicked(p)
+			c.decision.ID = id
 		}
 	}()
 	d := &c.decision
+	d.ID = s.ids.Next()
 	d.Reset()
 	snap := s.snapshot()
 	if snap != nil {

@@ -38,6 +38,7 @@ const (
 // %DYNAMIC_METADATA(envoy.filters.http.ext_authz:reason)%. The shadow keys are Istio's (authorization-policy §7).
 const (
 	metaDecision   = "decision"
+	metaID         = "decision_id" // leads to the line of the decision log
 	metaLayer      = "layer"
 	metaReason     = "reason"
 	metaPolicy     = "policy"
@@ -125,6 +126,9 @@ func appendMetadata(b []byte, d *authz.Decision) []byte {
 		decision = "allow"
 	}
 	b = appendStringField(b, metaDecision, decision)
+	if d.ID != (authz.ID{}) {
+		b = appendIDField(b, d.ID)
+	}
 	b = appendStringField(b, metaLayer, string(d.Layer))
 	b = appendStringField(b, metaReason, string(d.Reason))
 	if d.Rule != nil {
@@ -186,6 +190,11 @@ func appendStringField(b []byte, key, value string) []byte {
 	b = appendString(append(b, tagKey), key)
 	b = binary.AppendUvarint(append(b, tagValue), uint64(inner))
 	return appendString(append(b, tagString), value)
+}
+
+func appendIDField(b []byte, id authz.ID) []byte {
+	var text [32]byte
+	return appendStringField(b, metaID, bytesAsString(id.Append(text[:0])))
 }
 
 // appendPolicyField writes policy: "namespace/name" without joining it first.

@@ -67,6 +67,7 @@ type Config struct {
 type Server struct {
 	snapshot        func() *policy.Snapshot
 	engine          *authz.Engine
+	ids             *authz.IDs
 	options         Options
 	maxRequestBytes int
 	observe         func(*Observation)
@@ -117,6 +118,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		snapshot:        cfg.Snapshot,
 		engine:          cfg.Engine,
+		ids:             authz.NewIDs(),
 		options:         Options{TrustedHops: cfg.TrustedHops, Paths: cfg.Paths, certificates: newCertificateCache()},
 		maxRequestBytes: cfg.MaxRequestBytes,
 		observe:         cfg.Observe,

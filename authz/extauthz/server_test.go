@@ -101,6 +101,7 @@ func TestCheck(t *testing.T) {
 		{"path that is not normalized", `"method":"GET","path":"/menu/../admin"`, map[string]any{
 			"decision": "deny", "layer": "system", "reason": "path_not_normalized", "generation": 1.0}, 403},
 	}
+	seen := map[string]bool{}
 	for _, c := range tests {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := r.checks.Check(t.Context(), request(t, openShop+`"request":{"http":{`+c.http+`}}`))
@@ -114,6 +115,12 @@ func TestCheck(t *testing.T) {
 				t.Errorf("body %q", got.GetDeniedResponse().GetBody())
 			}
 			fields := got.GetDynamicMetadata().AsMap()
+			if id, _ := fields["decision_id"].(string); id == "" || seen[id] {
+				t.Errorf("decision_id %q: want one of its own", id)
+			} else {
+				seen[id] = true
+			}
+			delete(fields, "decision_id")
 			for k, want := range c.want {
 				if fields[k] != want {
 					t.Errorf("%s: got %v, want %v", k, fields[k], want)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -91,16 +90,12 @@ func nearestMiss(a *answer, t *policy.Trace) (*policy.PolicyTrace, *policy.RuleT
 			continue
 		}
 		for j := range p.Rules {
-			if rule := &p.Rules[j]; best == nil || compareNearness(rule, best) < 0 {
+			if rule := &p.Rules[j]; best == nil || rule.CompareNearness(best) < 0 {
 				owner, best = p, rule
 			}
 		}
 	}
 	return owner, best
-}
-
-func compareNearness(a, b *policy.RuleTrace) int {
-	return cmp.Or(cmp.Compare(a.Missing, b.Missing), cmp.Compare(b.Nearness, a.Nearness))
 }
 
 // onlyMiss is the condition that alone kept a rule from matching, or nil.
@@ -262,7 +257,7 @@ func nearestRules(rules []policy.RuleTrace) []policy.RuleTrace {
 		return rules
 	}
 	ranked := slices.Clone(rules)
-	slices.SortStableFunc(ranked, func(a, b policy.RuleTrace) int { return compareNearness(&a, &b) })
+	slices.SortStableFunc(ranked, func(a, b policy.RuleTrace) int { return a.CompareNearness(&b) })
 	matched := slices.IndexFunc(ranked, func(r policy.RuleTrace) bool { return !r.Matched })
 	if matched < 0 {
 		matched = len(ranked)

@@ -22,16 +22,17 @@ func rooms() map[string][]string {
 		"authz/extauthz": {"authz", "policy", "jwt"},
 		"authz/provider": {"authz", "policy", "jwt"},
 
-		"ca":          {"ca/store", durable},
-		"ca/attest":   {"jwt"},
-		"ca/store":    {durable},
-		"ca/caserver": {"ca", "ca/store", durable},
+		"ca":          {durable, spiffeid},
+		"ca/attest":   {"ca", "jwt", durable, spiffeid},
+		"ca/store":    {"ca", durable, spiffeid},
+		"ca/caserver": {"ca", "ca/attest", "jwt", durable, spiffeid},
 
-		"sds":       {durable},
-		"sds/agent": {"sds", durable},
+		"sds":       {durable, spiffeid},
+		"sds/agent": {"sds", durable, spiffeid},
 
-		"internal/kube":      {"policy", "ca/attest", "jwt"},
+		"internal/kube":      {"policy", "ca/attest", "jwt", spiffeid},
 		"internal/durable":   {},
+		"internal/spiffeid":  {},
 		"internal/telemetry": {"authz", "policy", "jwt"}, // the decision log writes decisions
 		"internal/testkit":   {anything},
 		"internal/archtest":  {},
@@ -40,6 +41,7 @@ func rooms() map[string][]string {
 		"deploy":   {},
 
 		"test/bench":       {anything},
+		"test/bench/check": {anything},
 		"test/coffeeshop":  {anything},
 		"test/conformance": {anything},
 		"test/e2e":         {anything},
@@ -49,6 +51,7 @@ func rooms() map[string][]string {
 const (
 	anything = "*"
 	durable  = "internal/durable"
+	spiffeid = "internal/spiffeid"
 )
 
 // isTestHelper reports whether a package exists for tests and demonstrations only: production never reaches it.
@@ -92,7 +95,10 @@ func under(roots ...string) func(string) bool {
 }
 
 // pure are the packages that open no connection and read no clock: the same input, the same answer.
-func pure() []string { return []string{"policy", "policy/analysis", "authz"} }
+func pure() []string { return []string{"policy", "policy/analysis"} }
+
+// watches reports whether a file of a pure package follows its source over time, which takes a clock.
+func watches(file string) bool { return strings.HasPrefix(file, "directory") }
 
 // impure are the calls and types that a pure package has no use for; imports alone say too little, because net also
 // splits addresses and net/http also names status codes.

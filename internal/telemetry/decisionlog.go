@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 )
@@ -51,9 +49,6 @@ type DecisionLog struct {
 	buffers sync.Pool
 	dropped atomic.Uint64
 
-	process  uint64        // random, tells this process's decision IDs from others'
-	sequence atomic.Uint64 // of decision IDs
-
 	// Owned by Run.
 	out     *bufio.Writer
 	file    *os.File // nil for stdout and stderr
@@ -74,7 +69,6 @@ func NewDecisionLog(c DecisionLogConfig) (*DecisionLog, error) {
 		config:  c,
 		lines:   make(chan *[]byte, maxQueuedLines),
 		reopen:  make(chan struct{}, 1),
-		process: rand.Uint64(),
 		buffers: sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }},
 	}
 	if c.Log == "" || c.Log == LogOff {
@@ -106,7 +100,7 @@ func (l *DecisionLog) Observe(c *Check) {
 		return
 	}
 	line := l.buffers.Get().(*[]byte)
-	*line = appendLine((*line)[:0], c, decisionID{l.process, l.sequence.Add(1)})
+	*line = appendLine((*line)[:0], c)
 	select {
 	case l.lines <- line:
 	default:
@@ -213,12 +207,4 @@ func (l *DecisionLog) finish() error {
 		return nil
 	}
 	return l.file.Close()
-}
-
-// decisionID names one logged decision.
-type decisionID struct{ process, sequence uint64 }
-
-func (id decisionID) append(b []byte) []byte {
-	b = append(strconv.AppendUint(b, id.process, 36), '-')
-	return strconv.AppendUint(b, id.sequence, 36)
 }

@@ -13,14 +13,12 @@ import (
 
 // appendLine appends the JSON line of one decision. Only the fields named here are ever written: no header, no token
 // and no query can get into the log.
-//
-// id is the decision's own, unique among all authorities.
-func appendLine(b []byte, c *Check, id decisionID) []byte {
+func appendLine(b []byte, c *Check) []byte {
 	d := c.Decision
 	b = append(b, `{"time":"`...)
 	b = c.Time.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, '"')
-	b = id.append(append(b, `,"decision_id":"`...))
+	b = d.ID.Append(append(b, `,"decision_id":"`...))
 	b = append(b, '"')
 	b = appendString(b, "request_id", c.RequestID)
 	b = appendString(b, "decision", decisionWord(d.Allow))

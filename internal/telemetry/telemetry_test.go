@@ -86,7 +86,7 @@ func run(t *testing.T, l *telemetry.DecisionLog) {
 func TestLine(t *testing.T) {
 	t.Parallel()
 	line := logOf(t, telemetry.LogDenials, denied(t))
-	line = regexp.MustCompile(`"decision_id":"[0-9a-z]+-1"`).ReplaceAllString(line, `"decision_id":"ID"`)
+	line = regexp.MustCompile(`"decision_id":"[0-9a-z]+-[0-9a-z]+"`).ReplaceAllString(line, `"decision_id":"ID"`)
 	const want = `{"time":"2026-08-01T12:00:00.000005Z","decision_id":"ID","request_id":"req-1","decision":"deny","status":403,` +
 		`"layer":"deny","reason":"denied","policy":"shop/no-admin","rule":0,` +
 		`"workload":{"namespace":"shop","service_account":"order","labels":{"a":"b","app":"order"}},` +

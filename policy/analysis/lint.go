@@ -54,6 +54,7 @@ type linter struct {
 	docs     []*policy.Document
 	problems map[*policy.Document][]policy.Problem
 	dropped  map[*policy.Document]int // findings beyond maxFindings
+	places   map[*policy.Document]*policy.Locator
 }
 
 // maxFindings is how many hazards of one document are listed. Each costs a search for its line.
@@ -74,6 +75,7 @@ func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
 		docs:     docs,
 		problems: make(map[*policy.Document][]policy.Problem),
 		dropped:  make(map[*policy.Document]int),
+		places:   make(map[*policy.Document]*policy.Locator),
 	}
 	for _, doc := range docs {
 		l.objects[doc.Object] = true
@@ -109,7 +111,10 @@ func (l *linter) add(doc *policy.Document, code, field, message, hint string) {
 	p := policy.Problem{
 		Code: code, Severity: severityOf(code), Object: doc.Object, File: doc.File, Field: field, Message: message, Hint: hint,
 	}
-	p.Line, p.Column = doc.Position(field)
+	if l.places[doc] == nil {
+		l.places[doc] = doc.Locator()
+	}
+	p.Line, p.Column = l.places[doc].Position(field)
 	l.problems[doc] = append(l.problems[doc], p)
 }
 
