@@ -44,7 +44,7 @@ bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (a minute or two for all)
 
 fuzz: ## each fuzz target in turn for FUZZTIME (20s)
 	@grep -rEo '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sed -E 's|/[^/]+:func | |' | while read -r dir name; do \
-	  echo "== $$name ($$dir)"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; done
+	  echo "== $$name ($$dir)"; go test -run '^$$' -fuzz "^$$name\$$" -fuzzminimizetime 20x -fuzztime $(FUZZTIME) "$$dir" || exit 1; done
 
 lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint (the first time builds the linter: about a minute)
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.cache/*')); [ -z "$$unformatted" ] || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }

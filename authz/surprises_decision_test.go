@@ -157,3 +157,32 @@ func TestDecideLeavesNothingOfTheLastDecision(t *testing.T) {
 		}
 	}
 }
+
+// TestBrokenDocumentsStayAtHome: a document that was never valid fails closed for whom it targets and for nobody else.
+func TestBrokenDocumentsStayAtHome(t *testing.T) {
+	t.Parallel()
+	const badRule = "rules: [{from: [{source: {ipBlocks: [10.0.0.300]}}]}]"
+	for _, tc := range []struct {
+		name, namespace, spec string
+		allow                 bool
+	}{
+		{"DENY for all of the namespace", "foo", "{action: DENY, " + badRule + "}", false},
+		{"DENY for these labels", "foo", "{action: DENY, selector: {matchLabels: {app: httpbin}}, " + badRule + "}", false},
+		{"DENY for other labels", "foo", "{action: DENY, selector: {matchLabels: {app: other}}, " + badRule + "}", true},
+		{"DENY for another namespace", "bar", "{action: DENY, " + badRule + "}", true},
+		{"DENY for the mesh", "istio-system", "{action: DENY, " + badRule + "}", false},
+		{"CUSTOM", "foo", "{action: CUSTOM, provider: {name: opa}, " + badRule + "}", false},
+		{"ALLOW matches nothing, and the other ALLOW still does", "foo", "{action: ALLOW, " + badRule + "}", true},
+		{"AUDIT decides nothing", "foo", "{action: AUDIT, " + badRule + "}", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := brokenDocs(named(tc.namespace, "broken", tc.spec), allow("{}")).decide(t, check{})
+			if d.Allow != tc.allow {
+				t.Errorf("allowed %v, want %v (%s, %s)", d.Allow, tc.allow, d.Layer, d.Reason)
+			}
+			if !tc.allow && d.Reason != authz.ReasonBrokenPolicy {
+				t.Errorf("reason %s, want %s", d.Reason, authz.ReasonBrokenPolicy)
+			}
+		})
+	}
+}

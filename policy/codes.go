@@ -196,7 +196,7 @@ var codes = []Code{
 	{codeDenyTCP, SeverityWarning, "DENY rule denies all TCP traffic",
 		"The rule matches on HTTP fields only. Of a TCP connection these are unknown, so the rule denies every TCP connection of the workloads in scope. Add ports."},
 	{codeTrustDomainPath, SeverityWarning, "trust domain with '/'",
-		"Istio accepts the value here, but no trust domain has a '/': the value never matches."},
+		"No trust domain has a '/'. Istio accepts the value here and compares it with the start of the identity, path included, so it does not mean a trust domain."},
 	{codeSchemaLimit, SeverityWarning, "more than the Kubernetes schema allows",
 		"Istio's own validation and this program take the document, the Kubernetes API server would refuse it."},
 	{codePrivateKey, SeverityWarning, "private or symmetric key in jwks",

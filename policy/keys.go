@@ -111,6 +111,9 @@ func bracketAttribute(k *whenKey, name, argument string) attribute {
 	switch k.family {
 	case familyHeader:
 		a.name = asciiLower(argument)
+		if a.name == "host" { // Envoy keeps host and :authority as one header, under the name :authority
+			a.name = ":authority"
+		}
 	case familyMetadata:
 		a.name, a.path = strings.TrimPrefix(name, "experimental."), []string{argument}
 	default:

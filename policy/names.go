@@ -32,16 +32,13 @@ func (d *dimension) searchName(ix *index, r *Request, best *int32, name string) 
 				return
 			}
 			rest = rest[i+len("/sa"):]
-			account := rest[1:]
-			if end := strings.IndexByte(account, '/'); end >= 0 {
-				account = account[:end]
-			}
+			account, _, _ := strings.Cut(rest[1:], "/")
 			d.lookup(ix, r, best, account, true)
 		}
 	case dimTrustDomain:
 		if td, ok := strings.CutPrefix(name, spiffeScheme); ok {
-			if end := strings.IndexByte(td, '/'); end >= 0 {
-				d.lookup(ix, r, best, td[:end], true)
+			if domain, _, more := strings.Cut(td, "/"); more {
+				d.lookup(ix, r, best, domain, true)
 			}
 		}
 	}

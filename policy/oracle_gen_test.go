@@ -93,7 +93,7 @@ var (
 
 	headerKeys = []string{
 		"request.headers[x-role]", "request.headers[X-Team]", "request.headers[x-empty]", "request.headers[:method]",
-		"request.headers[:path]", "request.headers[:authority]", "request.headers[x[0]]",
+		"request.headers[:path]", "request.headers[:authority]", "request.headers[Host]", "request.headers[x[0]]",
 	}
 	claimKeys = []string{
 		"request.auth.claims[level]", "request.auth.claims[groups]", "request.auth.claims[nested][team]", "request.auth.claims[nested]",

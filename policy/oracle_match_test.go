@@ -76,6 +76,9 @@ func path(pattern string, r *policy.Request) bool {
 // headerNamed finds the header itself, so that repeated ones are joined here and not by the product.
 func headerNamed(name string) func(string, *policy.Request) bool {
 	name = strings.ToLower(name)
+	if name == "host" { // Envoy keeps one header under both names (measured, 1.40)
+		name = ":authority"
+	}
 	return func(pattern string, r *policy.Request) bool {
 		var values []string
 		for _, h := range r.Headers {

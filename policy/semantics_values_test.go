@@ -52,6 +52,7 @@ func TestValuesHDR(t *testing.T) {
 		m("GET", "GET", true), m("get", "GET", false), m("P*", "PUT", true), m("*T", "PUT", true), m("*", "PATCH", true), m("*E*", "DELETE", false),
 		{operation(`methods: ["*"]`), request(func(r *policy.Request) { r.Method, r.HasMethod = "", false }), false},
 		pseudo(":method", "GET", true), pseudo(":authority", "example.com", true), pseudo(":path", "/a?x=1", true), pseudo(":path", "/a", false),
+		pseudo("host", "example.com", true), pseudo("Host", "EXAMPLE.com", false), pseudo("host", "*", true), // host is :authority (measured, Envoy 1.40)
 		{when(`key: "request.headers[x[0]]", values: [v]`), request(header("x[0]", "v")), true}, // first [ to final ]
 	})
 }

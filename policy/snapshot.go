@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -76,24 +77,18 @@ func (s *Snapshot) addWorkload(doc *Document) {
 	switch spec := doc.Spec.(type) {
 	case *networkingv1alpha3.WorkloadEntry:
 		sa = spec.GetServiceAccount()
-		copyLabels(labels, doc.Labels)
-		copyLabels(labels, spec.GetLabels())
+		maps.Copy(labels, doc.Labels)
+		maps.Copy(labels, spec.GetLabels())
 	case *networkingv1alpha3.WorkloadGroup:
 		sa = spec.GetTemplate().GetServiceAccount()
-		copyLabels(labels, spec.GetMetadata().GetLabels())
-		copyLabels(labels, spec.GetTemplate().GetLabels())
+		maps.Copy(labels, spec.GetMetadata().GetLabels())
+		maps.Copy(labels, spec.GetTemplate().GetLabels())
 	}
 	if sa == "" {
 		sa = "default"
 	}
 	key := account{doc.Namespace, sa}
 	s.registry[key] = append(s.registry[key], registered{doc.Name, labels})
-}
-
-func copyLabels(dst, src map[string]string) {
-	for k, v := range src {
-		dst[k] = v
-	}
 }
 
 // Resolve finds the rules that govern w. Labels that w leaves out are taken from the registered workloads of its

@@ -78,7 +78,7 @@ func (v *validator) trustDomain(field, value string) {
 // trustDomainKey checks a value of source.trustDomain, where Istio lets a '/' through.
 func (v *validator) trustDomainKey(field, value string) {
 	if strings.Contains(value, "/") {
-		v.report(codeTrustDomainPath, field, quoted(value)+" has a '/' and never matches a trust domain", "write the trust domain alone, such as cluster.local")
+		v.report(codeTrustDomainPath, field, quoted(value)+" has a '/', which no trust domain has", "write the trust domain alone, such as cluster.local")
 	}
 	v.trustDomainStars(field, value)
 }

@@ -3,20 +3,16 @@ package conformance_test
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"istio.io/api/security/v1beta1"
 
 	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/authz/extauthz"
@@ -37,21 +33,27 @@ type recordedCase struct {
 	TCP          bool            `json:"tcp"`
 	Status       int             `json:"status"`
 	Body         string          `json:"body"`
+	Challenge    string          `json:"www_authenticate"`
 }
 
 // answer is what is compared.
 type answer struct {
-	allow  bool
-	status int
-	body   string
+	allow     bool
+	status    int
+	body      string
+	challenge string // the www-authenticate header
 }
 
 // want is Envoy's answer. HEAD answers and connections have no body to compare.
-func (c *recordedCase) want() answer { return answer{c.Status == http.StatusOK, c.Status, c.Body} }
+func (c *recordedCase) want() answer {
+	return answer{c.Status == http.StatusOK, c.Status, c.Body, c.Challenge}
+}
 
 func (c *recordedCase) comparesBody() bool {
 	return !c.TCP && !strings.Contains(string(c.CheckRequest), `"method":"HEAD"`)
 }
+
+const recordedCases = 1920
 
 func recordedSets(t *testing.T) []recordedSet {
 	t.Helper()
@@ -83,35 +85,24 @@ func recordedSets(t *testing.T) []recordedSet {
 // TestAuthorization compares every recorded answer with the library's, in process, and with the binary's.
 func TestAuthorization(t *testing.T) {
 	t.Parallel()
-	var compared, skipped atomic.Int64
+	compared := new(atomic.Int64)
 	t.Run("sets", func(t *testing.T) {
 		for _, s := range recordedSets(t) {
 			t.Run(s.Set, func(t *testing.T) {
 				t.Parallel()
-				docs := policy.Decode("policies.yaml", []byte(s.Policies))
-				locations := tokenLocations(t, docs)
-				library, binary := s.askLibrary(t, docs), s.askBinary(t)
+				library, binary := s.askLibrary(t), s.askBinary(t)
 				for i := range s.Cases {
-					c := &s.Cases[i]
-					if !supported(c, locations) {
-						skipped.Add(1)
-						continue
-					}
+					s.Cases[i].compare(t, "library", library[i])
+					s.Cases[i].compare(t, "writ check", binary[i])
 					compared.Add(1)
-					c.compare(t, "library", library[i])
-					c.compare(t, "writ check", binary[i])
 				}
 			})
 		}
 	})
-	t.Logf("%d cases compared, %d carry a token and are not", compared.Load(), skipped.Load())
-	if n := compared.Load(); n < minCompared {
-		t.Errorf("%d cases compared, want at least %d: the test looks away too often", n, minCompared)
+	if n := compared.Load(); n != recordedCases {
+		t.Errorf("%d cases compared, want %d", n, recordedCases)
 	}
 }
-
-// minCompared guards against a test that skips everything.
-const minCompared = 1499
 
 func (c *recordedCase) compare(t *testing.T, by string, got answer) {
 	t.Helper()
@@ -125,8 +116,9 @@ func (c *recordedCase) compare(t *testing.T, by string, got answer) {
 }
 
 // askLibrary answers all cases of the set by the code that serves.
-func (s *recordedSet) askLibrary(t *testing.T, docs []*policy.Document) []answer {
+func (s *recordedSet) askLibrary(t *testing.T) []answer {
 	t.Helper()
+	docs := policy.Decode("policies.yaml", []byte(s.Policies))
 	for _, d := range docs {
 		if d.Broken() {
 			t.Fatalf("valid document refused: %v", d.Problems)
@@ -156,7 +148,7 @@ func (s *recordedSet) askLibrary(t *testing.T, docs []*policy.Document) []answer
 			t.Fatalf("%s: %v", c.ID, err)
 		}
 		d := server.Decide(t.Context(), raw, &about.Workload)
-		out = append(out, answer{d.Allow, d.Status, d.Body})
+		out = append(out, answer{d.Allow, d.Status, d.Body, d.Challenge()})
 	}
 	return out
 }
@@ -191,9 +183,10 @@ func (s *recordedSet) askBinary(t *testing.T) []answer {
 	var out []answer
 	for dec := json.NewDecoder(bytes.NewReader(stdout)); ; {
 		var line struct {
-			Decision   string `json:"decision"`
-			HTTPStatus int    `json:"http_status"`
-			Body       string `json:"body"`
+			Decision   string            `json:"decision"`
+			HTTPStatus int               `json:"http_status"`
+			Body       string            `json:"body"`
+			Headers    map[string]string `json:"headers"`
 		}
 		if err := dec.Decode(&line); errors.Is(err, io.EOF) {
 			break
@@ -203,112 +196,10 @@ func (s *recordedSet) askBinary(t *testing.T) []answer {
 		if line.Decision != "ALLOW" && line.Decision != "DENY" {
 			t.Fatalf("decision %q, want ALLOW or DENY", line.Decision)
 		}
-		out = append(out, answer{line.Decision == "ALLOW", line.HTTPStatus, line.Body})
+		out = append(out, answer{line.Decision == "ALLOW", line.HTTPStatus, line.Body, line.Headers["www-authenticate"]})
 	}
 	if len(out) != len(s.Cases) {
 		t.Fatalf("writ check printed %d answers for %d requests\n%s", len(out), len(s.Cases), &stderr)
 	}
 	return out
-}
-
-// supported says which cases this version has to get right: those whose request carries no token where a rule of
-// the set looks for one, because writ does not verify tokens yet.
-func supported(c *recordedCase, locations []location) bool {
-	for _, l := range locations {
-		if l.holdsToken(c) {
-			return false
-		}
-	}
-	return true
-}
-
-// location is one place where a RequestAuthentication rule looks for a token (request-authentication §2.1).
-type location struct {
-	header, prefix string
-	param          string
-	cookie         string
-}
-
-func tokenLocations(t *testing.T, docs []*policy.Document) []location {
-	t.Helper()
-	var out []location
-	for _, d := range docs {
-		ra, ok := d.Spec.(*v1beta1.RequestAuthentication)
-		if !ok {
-			continue
-		}
-		for _, rule := range ra.GetJwtRules() {
-			if len(rule.GetFromHeaders())+len(rule.GetFromParams())+len(rule.GetFromCookies()) == 0 {
-				out = append(out, location{header: "authorization", prefix: "Bearer "}, location{param: "access_token"})
-			}
-			for _, h := range rule.GetFromHeaders() {
-				out = append(out, location{header: strings.ToLower(h.GetName()), prefix: h.GetPrefix()})
-			}
-			for _, p := range rule.GetFromParams() {
-				out = append(out, location{param: p})
-			}
-			for _, c := range rule.GetFromCookies() {
-				out = append(out, location{cookie: c})
-			}
-		}
-	}
-	return out
-}
-
-// holdsToken reads the recorded JSON itself, so that it does not depend on the code under test.
-func (l location) holdsToken(c *recordedCase) bool {
-	headers, path := c.http()
-	switch {
-	case l.header != "":
-		for _, v := range headers[l.header] {
-			if strings.Contains(v, l.prefix) {
-				return true
-			}
-		}
-	case l.param != "":
-		_, query, _ := strings.Cut(path, "?")
-		values, _ := url.ParseQuery(query) // what parses is enough; a bad pair holds no token
-		return values.Has(l.param)
-	case l.cookie != "":
-		for _, v := range headers["cookie"] {
-			for pair := range strings.SplitSeq(v, ";") {
-				if name, _, _ := strings.Cut(pair, "="); strings.TrimSpace(name) == l.cookie {
-					return true
-				}
-			}
-		}
-	}
-	return false
-}
-
-// http returns headers and path of either header encoding.
-func (c *recordedCase) http() (headers map[string][]string, path string) {
-	var check struct {
-		Attributes struct {
-			Request struct {
-				HTTP struct {
-					Path      string
-					Headers   map[string]string
-					HeaderMap struct {
-						Headers []struct{ Key, Value, RawValue string }
-					}
-				}
-			}
-		}
-	}
-	if err := json.Unmarshal(c.CheckRequest, &check); err != nil {
-		panic(err) // recorded data is valid
-	}
-	headers = map[string][]string{}
-	for k, v := range check.Attributes.Request.HTTP.Headers {
-		headers[k] = append(headers[k], v)
-	}
-	for _, h := range check.Attributes.Request.HTTP.HeaderMap.Headers {
-		raw, err := base64.StdEncoding.DecodeString(h.RawValue)
-		if err != nil {
-			panic(err)
-		}
-		headers[h.Key] = append(headers[h.Key], h.Value+string(raw))
-	}
-	return headers, check.Attributes.Request.HTTP.Path
 }
