@@ -19,12 +19,17 @@ const (
 	familyEd25519
 )
 
+// method checks one kind of signature: golang-jwt's, but for PSS.
+type method interface {
+	Verify(signed string, signature []byte, key any) error
+}
+
 // algorithm is one accepted value of a token's alg header.
 type algorithm struct {
 	name   string
 	family family
 	curve  elliptic.Curve // for familyEC
-	method gojwt.SigningMethod
+	method method
 }
 
 // findAlgorithm returns nil for everything that is not exactly the name of an asymmetric algorithm of RFC 7518 §3.1 or
@@ -44,22 +49,17 @@ var algorithmTable = [...]algorithm{
 	{name: "EdDSA", family: familyEd25519, method: gojwt.SigningMethodEdDSA},
 	{name: "RS384", family: familyRSA, method: gojwt.SigningMethodRS384},
 	{name: "RS512", family: familyRSA, method: gojwt.SigningMethodRS512},
-	{name: "PS256", family: familyRSA, method: pssMethod{"PS256", crypto.SHA256}},
-	{name: "PS384", family: familyRSA, method: pssMethod{"PS384", crypto.SHA384}},
-	{name: "PS512", family: familyRSA, method: pssMethod{"PS512", crypto.SHA512}},
+	{name: "PS256", family: familyRSA, method: pssMethod{crypto.SHA256}},
+	{name: "PS384", family: familyRSA, method: pssMethod{crypto.SHA384}},
+	{name: "PS512", family: familyRSA, method: pssMethod{crypto.SHA512}},
 	{name: "ES384", family: familyEC, curve: elliptic.P384(), method: gojwt.SigningMethodES384},
 	{name: "ES512", family: familyEC, curve: elliptic.P521(), method: gojwt.SigningMethodES512},
 }
 
 // pssMethod is RSASSA-PSS as RFC 7518 §3.5 wants it: a salt as long as the hash. golang-jwt's own accepts any length.
-type pssMethod struct {
-	name string
-	hash crypto.Hash
-}
+type pssMethod struct{ hash crypto.Hash }
 
-func (m pssMethod) Alg() string { return m.name }
-
-// Verify implements [gojwt.SigningMethod].
+// Verify implements method.
 func (m pssMethod) Verify(signed string, signature []byte, key any) error {
 	public, ok := key.(*rsa.PublicKey)
 	if !ok {
@@ -69,9 +69,6 @@ func (m pssMethod) Verify(signed string, signature []byte, key any) error {
 	hash.Write([]byte(signed))
 	return rsa.VerifyPSS(public, m.hash, hash.Sum(nil), signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
 }
-
-// Sign implements [gojwt.SigningMethod]; this package never signs.
-func (pssMethod) Sign(string, any) ([]byte, error) { return nil, gojwt.ErrInvalidKey }
 
 // permits says whether a key of this family may carry the alg, and the curve fits. An empty alg goes with every key.
 func (f family) permits(name string, key crypto.PublicKey) bool {

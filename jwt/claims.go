@@ -22,7 +22,7 @@ type claims struct {
 type registered struct{ iss, sub, aud, iat, nbf, exp, jti value }
 
 func (w *workspace) parseClaims(text string) (*claims, Reason) {
-	members, ok := w.scanObject(text, maxDepth)
+	members, ok := w.scanObject(text)
 	if !ok {
 		return nil, PayloadJSON
 	}
@@ -155,11 +155,8 @@ func (c *claims) check(r *rule, now uint64) Reason {
 		return Valid
 	}
 	for _, audience := range c.audiences {
-		audience = normalAudience(audience)
-		for _, wanted := range r.audiences {
-			if audience == wanted {
-				return Valid
-			}
+		if slices.Contains(r.audiences, normalAudience(audience)) {
+			return Valid
 		}
 	}
 	return AudienceDenied

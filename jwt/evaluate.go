@@ -43,12 +43,14 @@ func (e *evaluation) evaluate(ctx context.Context, r *rule) verdict {
 }
 
 // publish makes a verified token the request's identity and has what the rule says done with it. Headers of the same rule
-// that are set already get its values appended, as Envoy does.
+// that are set already get its values appended, as Envoy does. A repeated parameter or cookie is only removed.
 func (e *evaluation) publish(r *rule, c *candidate, proof *Token) {
 	out := e.out
-	out.Token, out.Rule, out.KeyID = proof, r.ID, proof.shownID
-	for _, h := range proof.outputs {
-		out.appendHeader(h)
+	if !c.repeated {
+		out.Token, out.Rule, out.KeyID = proof, r.ID, proof.shownID
+		for _, h := range proof.outputs {
+			out.appendHeader(h)
+		}
 	}
 	if r.ForwardOriginalToken {
 		return
@@ -59,8 +61,9 @@ func (e *evaluation) publish(r *rule, c *candidate, proof *Token) {
 			out.RemoveHeaders = append(out.RemoveHeaders, l.name)
 		}
 	case inParam:
-		if !slices.Contains(out.RemoveParams, l.name) {
-			out.RemoveParams = append(out.RemoveParams, l.name)
+		// Envoy compares with the name as sent, percent signs and all.
+		if !slices.Contains(out.RemoveParams, c.name) {
+			out.RemoveParams = append(out.RemoveParams, c.name)
 		}
 	case inCookie: // Envoy never removes one
 	}

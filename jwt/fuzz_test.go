@@ -157,8 +157,5 @@ func FuzzKeySet(f *testing.F) {
 				t.Errorf("a key of kind %s", kind)
 			}
 		}
-		if payload, err := set.VerifyCompact(goodToken()); err == nil && obviousSubject(goodToken(), []testKey{keyFor("ES256")}) == nil {
-			t.Errorf("verified %q", payload)
-		}
 	})
 }

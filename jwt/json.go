@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -36,10 +37,10 @@ type member struct {
 }
 
 // scanObject returns the members of text in order if text is exactly one JSON object (RFC 8259) in valid UTF-8, nested at
-// most depth deep, without a repeated name or a number beyond a double at any depth. The members hold until the
+// most maxDepth deep, without a repeated name or a number beyond a double at any depth. The members hold until the
 // workspace is used again.
-func (w *workspace) scanObject(text string, depth int) ([]member, bool) {
-	s := scanner{text: text, room: depth, names: w.names[:0], members: w.members[:0]}
+func (w *workspace) scanObject(text string) ([]member, bool) {
+	s := scanner{text: text, room: maxDepth, names: w.names[:0], members: w.members[:0]}
 	s.space()
 	ok := s.pos < len(text) && text[s.pos] == '{' && s.object(true)
 	s.space()
@@ -97,7 +98,8 @@ func (s *scanner) value() kind {
 	if s.pos == len(s.text) {
 		return kindInvalid
 	}
-	found, ok := kindInvalid, false
+	var found kind
+	var ok bool
 	switch c := s.text[s.pos]; c {
 	case '"':
 		found = kindString
@@ -200,12 +202,7 @@ const smallObject = 24
 
 func (n *nameSet) has(names []string, name string) bool {
 	if len(names) < smallObject {
-		for _, other := range names {
-			if other == name {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(names, name)
 	}
 	if n.large == nil {
 		n.large = make(map[string]struct{}, 2*smallObject)

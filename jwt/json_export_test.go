@@ -5,7 +5,7 @@ const MaxDepth = maxDepth
 
 // ScanObject returns the members of a JSON object as the verifier reads them.
 func ScanObject(text string) (names []string, values []Value, ok bool) {
-	members, ok := new(workspace).scanObject(text, maxDepth)
+	members, ok := new(workspace).scanObject(text)
 	for _, m := range members {
 		names, values = append(names, m.name), append(values, Value{m.value})
 	}

@@ -20,7 +20,7 @@ import (
 // splitKeySet checks that a document is one JSON object, without a repeated name at any depth, whose member keys is a
 // list of at most maxKeys elements, and returns those.
 func splitKeySet(data []byte) ([]json.RawMessage, error) {
-	if _, ok := new(workspace).scanObject(string(data), maxDepth); !ok {
+	if _, ok := new(workspace).scanObject(string(data)); !ok {
 		return nil, errors.New("key set is not a single JSON object without repeated names")
 	}
 	var members map[string]json.RawMessage // a map: a struct would take "KEYS" for keys, too

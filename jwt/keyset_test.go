@@ -243,7 +243,7 @@ func TestKeySelection(t *testing.T) {
 				}
 				return
 			}
-			if err != (jwt.Error{Reason: row.want}) || payload != nil {
+			if !errors.Is(err, jwt.Error{Reason: row.want}) || payload != nil {
 				t.Errorf("%q, %v, want %v", payload, err, row.want)
 			}
 		})

@@ -91,7 +91,11 @@ func newFinder(rules []*rule) *finder {
 // candidate is a token found in a request, and what is known of it. Its strings point into the request.
 type candidate struct {
 	token    string
-	location int // into finder.locations
+	location int    // into finder.locations
+	name     string // of the parameter, as sent
+	// repeated says that a parameter or cookie of this name came before it. Envoy reads that one only, so this one has to
+	// be good and publishes nothing.
+	repeated bool
 	hash     uint64
 	hashed   bool
 	known    *claims // of the same token, verified for some rule: enough to refuse it by, not to accept it
@@ -111,6 +115,15 @@ func (c *candidates) add(location int, token string) {
 		return
 	}
 	c.all = append(c.all, candidate{location: location, token: token})
+}
+
+// addNamed is add for a parameter or a cookie, whose locations have one name each.
+func (c *candidates) addNamed(location int, name, token string) {
+	repeated := slices.ContainsFunc(c.all, func(before candidate) bool { return before.location == location })
+	before := len(c.all)
+	if c.add(location, token); len(c.all) > before {
+		c.all[before].name, c.all[before].repeated = name, repeated
+	}
 }
 
 // find collects the tokens of a request, in the order of their locations and there in the order sent. scratch is where
@@ -208,7 +221,7 @@ func (f *finder) findParams(query string, into *candidates, scratch []byte) []by
 				scratch = appendPercentDecoded(scratch, text)
 				text = asString(scratch[start:len(scratch):len(scratch)])
 			}
-			into.add(l, text)
+			into.addNamed(l, name, text)
 		}
 	}
 	return scratch
@@ -271,7 +284,7 @@ func (f *finder) findCookie(piece string, into *candidates) {
 	}
 	for l := f.params; l < len(f.locations); l++ {
 		if f.locations[l].name == name {
-			into.add(l, text)
+			into.addNamed(l, name, text)
 		}
 	}
 }

@@ -235,7 +235,7 @@ func findsSlowly(r jwt.Rule, in *jwt.Input) bool {
 		return strings.Trim(in.Headers[i].Value, " \t")
 	}
 	params, cookies := r.FromParams, r.FromCookies
-	found := false
+	var found bool
 	if len(r.FromHeaders) == 0 {
 		params = []string{"access_token"}
 		folded := strings.Map(func(c rune) rune { // ASCII only, as the scheme is
@@ -253,7 +253,7 @@ func findsSlowly(r jwt.Rule, in *jwt.Input) bool {
 		found = slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(strings.Trim(line, " \t"), "Token ") })
 	}
 	_, query, _ := strings.Cut(in.Path, "?")
-	for _, pair := range strings.Split(query, "&") {
+	for pair := range strings.SplitSeq(query, "&") {
 		name, _, _ := strings.Cut(pair, "=")
 		if decoded, err := url.PathUnescape(name); err == nil {
 			name = decoded

@@ -71,7 +71,7 @@ func (w *workspace) parseHead(raw, head string, signed int) (*parsed, decoder, R
 
 // parseHeader runs checks 3 to 6.
 func (w *workspace) parseHeader(text string) (header, Reason) {
-	members, ok := w.scanObject(text, maxDepth)
+	members, ok := w.scanObject(text)
 	if !ok {
 		return header{}, HeaderJSON
 	}

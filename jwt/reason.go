@@ -45,12 +45,10 @@ const (
 	TooManyTokens // in one request
 	NotCanonical  // padding, white space or unused bits in base64
 	Critical      // a crit header: no extension is understood (RFC 7515 §4.1.11)
-
-	numReasons = iota
 )
 
-// reasonText has a row for each reason: its name for logs and metrics, and the body Envoy answers with.
-var reasonText = [numReasons]struct{ name, body string }{
+// reasonTable has a row for each reason: its name for logs and metrics, and the body Envoy answers with.
+var reasonTable = [...]struct{ name, body string }{
 	Valid:                {"valid", ""},
 	Missing:              {"missing", "Jwt is missing"},
 	Malformed:            {"malformed", "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections"},
@@ -89,19 +87,19 @@ var reasonText = [numReasons]struct{ name, body string }{
 
 // Reasons returns every reason a token can be refused for, to make metrics of.
 func Reasons() []Reason {
-	all := make([]Reason, 0, numReasons-1)
-	for r := Missing; r < numReasons; r++ {
-		all = append(all, r)
+	all := make([]Reason, 0, len(reasonTable)-1)
+	for r := range reasonTable[Missing:] {
+		all = append(all, Missing+Reason(r))
 	}
 	return all
 }
 
 // String is the reason's name: lower case, words joined by underscores.
 func (r Reason) String() string {
-	if int(r) >= len(reasonText) {
+	if int(r) >= len(reasonTable) {
 		return "unknown"
 	}
-	return reasonText[r].name
+	return reasonTable[r].name
 }
 
 // Error is a refused token.
@@ -112,10 +110,10 @@ func (e Error) Error() string { return "token refused: " + e.Reason.String() }
 
 // Body is the text a client is answered with: Envoy's, to the byte.
 func (r Reason) Body() string {
-	if int(r) >= len(reasonText) {
-		return reasonText[SignatureInvalid].body
+	if int(r) >= len(reasonTable) {
+		return reasonTable[SignatureInvalid].body
 	}
-	return reasonText[r].body
+	return reasonTable[r].body
 }
 
 // Status is the HTTP status a client is answered with: 200 for Valid, 403 for AudienceDenied, else 401.
