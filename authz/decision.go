@@ -15,6 +15,7 @@ type Layer string
 // Layers, in the order they are asked.
 const (
 	LayerSystem  Layer = "system"  // writ itself could not decide: fail closed
+	LayerRevoked Layer = "revoked" // the caller's certificate, key or identity is revoked
 	LayerCustom  Layer = "custom"  // a CUSTOM policy's provider
 	LayerJWT     Layer = "jwt"     // RequestAuthentication
 	LayerDeny    Layer = "deny"    // a DENY rule matched
@@ -27,6 +28,7 @@ type Reason string
 
 // Reasons.
 const (
+	ReasonRevoked           Reason = "revoked"             // the caller's certificate, key or identity is revoked
 	ReasonAllowed           Reason = "allowed"             // an ALLOW rule matched
 	ReasonNoAllowPolicy     Reason = "no_allow_policy"     // nothing forbids it and no ALLOW policy applies
 	ReasonTokenRefused      Reason = "token_refused"       // a token is invalid; Decision.Token says why

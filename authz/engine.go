@@ -7,9 +7,19 @@ import (
 	"github.com/writ-auth/writ/policy"
 )
 
-// Engine decides requests. Its zero value is ready; all methods are safe for concurrent use.
+// Engine decides requests. Its zero value is ready; all methods are safe for concurrent use. Its fields are not changed
+// once requests are decided.
 type Engine struct {
-	Tokens Tokens // how tokens are verified; not changed once requests are decided
+	Tokens  Tokens  // how tokens are verified
+	Revoked Revoked // what is revoked; nil when nothing can be
+}
+
+// Revoked says what is no longer good, whatever policies say: the kill switch. It is asked with every request, so it
+// takes no lock and allocates nothing.
+type Revoked interface {
+	ID(id string) bool           // a SPIFFE ID
+	Serial(serial [16]byte) bool // a certificate
+	Key(keyHash [32]byte) bool   // SHA-256 of a subject public key info
 }
 
 // Decide answers one request for one workload by the layers of authorization-policy §4.1, in their order, and writes
@@ -28,6 +38,10 @@ func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bo
 	d.Reset()
 	d.Workload, d.Generation = b, snap.Generation()
 
+	if e.Revoked != nil && revoked(e.Revoked, r) {
+		d.deny(LayerRevoked, ReasonRevoked, nil)
+		return
+	}
 	// "CUSTOM: per provider, decide whether an enforced CUSTOM rule matches; if so call the provider."
 	if rule := b.Rules.Custom(r); rule != nil {
 		d.custom(rule)
@@ -47,6 +61,16 @@ func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bo
 	default: // "else: 403"
 		d.deny(LayerAllow, ReasonNoAllowMatch, nil)
 	}
+}
+
+// revoked reports whether any name, the certificate or the key of the caller is revoked.
+func revoked(list Revoked, r *policy.Request) bool {
+	for _, name := range r.Names {
+		if list.ID(name) {
+			return true
+		}
+	}
+	return r.Peer != nil && (list.Serial(r.Peer.Serial) || list.Key(r.Peer.KeyHash))
 }
 
 // Deny makes d the denial of a request that could not be decided. detail is for operators: what was wrong, and the fix.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/writ-auth/writ/jwt"
@@ -296,4 +297,27 @@ func TestWaitIsBounded(t *testing.T) {
 	if out.Reason != jwt.KeysUnavailable || out.Status != 401 {
 		t.Errorf("%d %s", out.Status, out.Reason)
 	}
+}
+
+// TestWaitLeavesTimeToAnswer: all waits of a request together take half of its time, so that whoever asked is still there
+// for the answer.
+func TestWaitLeavesTimeToAnswer(t *testing.T) {
+	var rules []jwt.Rule
+	in := request()
+	for i := range 4 {
+		name := fmt.Sprintf("x-%d", i)
+		rules = append(rules, jwt.Rule{Issuer: issuerA, JWKSURI: "https://x", FromHeaders: []jwt.HeaderLocation{{Name: name}}})
+		in.Headers = append(in.Headers, jwt.Header{Name: name, Value: goodToken()})
+	}
+	v := jwt.NewValidator(rules, func(jwt.Rule) jwt.Source { return slowSource{} }, jwt.Options{})
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		start := time.Now()
+		var out jwt.Result
+		v.Validate(ctx, in, &out)
+		if took := time.Since(start); out.Reason != jwt.KeysUnavailable || took != 5*time.Second {
+			t.Errorf("%s after %v, want it after 5s of 10s", out.Reason, took)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 )
 
 // evaluation is the work on one request.
@@ -12,7 +13,23 @@ type evaluation struct {
 	in        *Input
 	now       uint64
 	out       *Result
-	tries     int // signatures that may still be computed
+	tries     int       // signatures that may still be computed
+	waitUntil time.Time // how long keys are waited for, zero before the first wait
+}
+
+// refetch asks for newer keys. It waits for half of the time that is left in ctx, for all rules and tokens of the request
+// together: who asked must get the answer before giving up. An Envoy with failure_mode_allow takes no answer for a yes.
+func (e *evaluation) refetch(ctx context.Context, source Source) *KeySet {
+	deadline, bounded := ctx.Deadline()
+	if !bounded {
+		return source.Refetch(ctx)
+	}
+	if e.waitUntil.IsZero() {
+		e.waitUntil = deadline.Add(-time.Until(deadline) / 2)
+	}
+	ctx, cancel := context.WithDeadline(ctx, e.waitUntil)
+	defer cancel()
+	return source.Refetch(ctx)
 }
 
 // evaluate has one rule verify every token at its locations; all must be good. They are taken from the last to the first,
@@ -133,7 +150,7 @@ func (e *evaluation) verifyParsed(ctx context.Context, r *rule, c *candidate, ca
 		return nil, t.header.kid, reason
 	}
 	before := e.tries
-	keys, key, reason := r.verifySignature(ctx, t, &e.tries)
+	keys, key, reason := e.verifySignature(ctx, r, t)
 	e.out.Verified += before - e.tries
 	if reason != Valid {
 		return nil, t.header.kid, reason

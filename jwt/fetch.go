@@ -38,6 +38,19 @@ type target struct {
 	ca     string // file with the CA certificates trusted besides the system's, empty: none
 }
 
+// host is whom an attempt asks first, as far as the URL tells.
+func (t target) host() string {
+	address := t.url
+	if address == "" {
+		address = t.issuer
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	return strings.ToLower(u.Host)
+}
+
 // fetched is what a successful attempt brought.
 type fetched struct {
 	keys   *KeySet
@@ -52,6 +65,7 @@ type fetcher struct {
 	filter    *addressFilter
 	userAgent string
 	slots     chan struct{}
+	queue     *hostLocks // who waits for a slot
 }
 
 func newFetcher(cfg SourcesConfig) (*fetcher, error) {
@@ -65,6 +79,7 @@ func newFetcher(cfg SourcesConfig) (*fetcher, error) {
 		filter:    filter,
 		userAgent: cfg.UserAgent,
 		slots:     make(chan struct{}, maxConcurrentFetch),
+		queue:     &hostLocks{held: map[string]chan struct{}{}},
 	}
 	dialer := &net.Dialer{ControlContext: filter.control, Resolver: cfg.resolver}
 	if cfg.Proxy != nil {
@@ -120,6 +135,12 @@ func rootsWith(file string) (*x509.CertPool, error) {
 
 // fetch makes one attempt of at most timeout, once one of the process's slots for it is free.
 func (f *fetcher) fetch(ctx context.Context, t target, timeout time.Duration) (fetched, error) {
+	// A host has one place in the queue, so that a slow one with many key sets does not take all slots from the others.
+	host := t.host()
+	if err := f.queue.lock(ctx, host); err != nil {
+		return fetched{}, err
+	}
+	defer f.queue.unlock(host)
 	select {
 	case f.slots <- struct{}{}:
 		defer func() { <-f.slots }()

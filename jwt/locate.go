@@ -154,7 +154,8 @@ func (f *finder) find(in *Input, into *candidates, scratch []byte) []byte {
 // findHeader looks at one header line. Without raw headers a line may be several that the proxy joined at commas, which
 // no token contains; only authorization is one line in either case (request-authentication §2.2).
 func (l *location) findHeader(index int, line string, raw bool, into *candidates) {
-	if raw || l.name == "authorization" || strings.IndexByte(line, ',') < 0 {
+	// A prefix with a comma is not found in parts; with it, what follows the first token makes that token malformed.
+	if raw || l.name == "authorization" || strings.IndexByte(line, ',') < 0 || strings.IndexByte(l.prefix, ',') >= 0 {
 		if token, ok := l.token(line); ok {
 			into.add(index, token)
 		}

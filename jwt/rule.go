@@ -62,13 +62,27 @@ func newRule(r Rule, source Source) *rule {
 	for _, audience := range r.Audiences {
 		made.audiences = append(made.audiences, normalAudience(audience))
 	}
-	if r.OutputPayloadToHeader != "" {
+	if isHeaderName(r.OutputPayloadToHeader) { // Istio's admission lets any text through
 		made.outputs = append(made.outputs, output{header: strings.ToLower(r.OutputPayloadToHeader)})
 	}
 	for _, claim := range r.OutputClaimToHeaders {
 		made.outputs = append(made.outputs, output{strings.ToLower(claim.Header), strings.Split(claim.Claim, ".")})
 	}
 	return made
+}
+
+// isHeaderName reports whether a proxy can set a header of that name (RFC 9110 §5.1, letters, digits and the signs that
+// headers use).
+func isHeaderName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		if c|0x20 < 'a' || c|0x20 > 'z' {
+			if (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+				return false
+			}
+		}
+	}
+	return name != ""
 }
 
 // normalAudience strips one leading http:// or https:// and one trailing slash (request-authentication §3.5).

@@ -178,17 +178,22 @@ func (s *Sources) Set(wanted []Wanted) {
 	next := map[target]*remote{}
 	needs := map[target]need{}
 	s.mu.Lock()
-	for _, w := range wanted {
-		t := s.target(w)
-		n := needs[t]
-		n.add(w)
-		needs[t] = n
-		if next[t] != nil || len(next) >= maxSources {
-			continue
-		}
-		next[t] = s.remotes[t]
-		if next[t] == nil {
-			next[t] = newRemote(s, t)
+	for _, known := range []bool{true, false} { // if there are too many, new ones take no place of old ones
+		for _, w := range wanted {
+			t := s.target(w)
+			if (s.remotes[t] != nil) != known {
+				continue
+			}
+			n := needs[t]
+			n.add(w)
+			needs[t] = n
+			if next[t] != nil || len(next) >= maxSources {
+				continue
+			}
+			next[t] = s.remotes[t]
+			if next[t] == nil {
+				next[t] = newRemote(s, t)
+			}
 		}
 	}
 	old := s.remotes

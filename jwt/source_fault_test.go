@@ -221,7 +221,11 @@ func TestSourceServerDown(t *testing.T) {
 	address := listener.Addr().String()
 	listener.Close()
 	var server *http.Server
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() {
+		if server != nil {
+			server.Close()
+		}
+	})
 	answer := says(newJWKS("a"))
 	synctest.Test(t, func(t *testing.T) {
 		s, src := started(t, nearby(), jwt.Wanted{JWKSURI: "http://" + address})

@@ -79,18 +79,18 @@ func (s *KeySet) has(t *parsed) bool {
 // verifySignature runs checks 22 to 26 with the keys in force, and returns them with the one that fits. If there are no
 // keys yet, or none for the token's kid, it asks for newer ones once; checks 18 to 21 must have passed, so that garbage
 // does not (request-authentication §6.3, §6.4).
-func (r *rule) verifySignature(ctx context.Context, t *parsed, tries *int) (*KeySet, *Key, Reason) {
+func (e *evaluation) verifySignature(ctx context.Context, r *rule, t *parsed) (*KeySet, *Key, Reason) {
 	if r.source == nil {
 		return nil, nil, r.withoutKeys()
 	}
 	keys := r.source.Keys()
 	if keys == nil || t.header.kid != "" && !keys.has(t) {
-		keys = r.source.Refetch(ctx)
+		keys = e.refetch(ctx, r.source)
 	}
 	if keys == nil {
 		return nil, nil, r.withoutKeys()
 	}
-	key, reason := keys.verify(t, tries)
+	key, reason := keys.verify(t, &e.tries)
 	return keys, key, reason
 }
 

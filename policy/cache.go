@@ -24,6 +24,7 @@ type cacheEntry struct {
 	asked Workload // as it was named, before labels were looked up: what the next snapshot resolves again
 	bound *Bound
 	next  *cacheEntry
+	used  atomic.Bool // asked for in this snapshot; what is not is not resolved again for the next
 }
 
 func newCache() cache {
@@ -35,15 +36,19 @@ func (c *cache) slot(hash uint64) *atomic.Pointer[cacheEntry] { return &c.slots[
 func (c *cache) get(key []byte) *Bound {
 	for e := c.slot(maphash.Bytes(c.seed, key)).Load(); e != nil; e = e.next {
 		if e.key == string(key) {
+			if !e.used.Load() {
+				e.used.Store(true)
+			}
 			return e.bound
 		}
 	}
 	return nil
 }
 
-func (c *cache) put(key string, asked Workload, b *Bound) {
+func (c *cache) put(key string, asked Workload, b *Bound, used bool) {
 	slot := c.slot(maphash.String(c.seed, key))
 	e := &cacheEntry{key: key, asked: asked, bound: b}
+	e.used.Store(used)
 	for {
 		e.next = slot.Load()
 		for old := e.next; old != nil; old = old.next {

@@ -165,7 +165,7 @@ func (o *objectDecoder) classify() headResult {
 	case group == o.kind.group && slices.Contains(o.kind.versions, version):
 	case group == o.kind.group:
 		o.reportKey("apiVersion", codeVersion, fmt.Sprintf("%s has no version %s", d.Kind, quoted(version)), "write "+o.kind.apiVersion())
-	case nearest(group, []string{o.kind.group}) != "" || strings.HasSuffix(group, "istio.io"):
+	case group == "" || nearest(group, []string{o.kind.group}) != "" || strings.HasSuffix(group, "istio.io"):
 		o.reportKey("apiVersion", codeNearKind, fmt.Sprintf("%s is not in API group %s", d.Kind, quoted(group)), "write "+o.kind.apiVersion())
 	default:
 		o.reportKey("apiVersion", codeForeignGroup, fmt.Sprintf("%s of API group %s is not Istio's and is passed over", d.Kind, quoted(group)),
@@ -179,20 +179,44 @@ func (k *knownKind) apiVersion() string { return k.group + "/" + k.versions[0] }
 
 // nearKind tells a misspelled kind of ours from a kind that is none of ours.
 func (o *objectDecoder) nearKind(group string) headResult {
+	near := nearKnownKind(o.doc.Kind)
 	if o.doc.APIVersion == "" {
 		o.report(codeNotObject, o.root, "the object has no apiVersion", "")
+		if near != nil {
+			o.doc.Kind = near.kind
+		}
 		return headBroken
 	}
+	if near == nil && group == securityGroup && !istioKinds[o.doc.Kind] {
+		o.reportKey("kind", codeNearKind, group+" has no kind "+quoted(o.doc.Kind), "write "+KindAuthorizationPolicy+" or "+KindRequestAuthentication)
+		return headBroken
+	}
+	if near == nil || group != near.group {
+		return headOther
+	}
+	o.kind = near
+	o.reportKey("kind", codeNearKind, fmt.Sprintf("%s has no kind %s", group, quoted(o.doc.Kind)), "did you mean "+near.kind+"?")
+	o.doc.Kind = near.kind // what it is meant to be decides what stands in for it
+	return headKnown
+}
+
+// nearKnownKind is the known kind that a kind must have been meant for, nil if it is one of its own.
+func nearKnownKind(kind string) *knownKind {
 	for i := range knownKinds {
 		k := &knownKinds[i]
-		same := strings.EqualFold(o.doc.Kind, k.kind)
-		if same && group == k.group || group == k.group && !istioKinds[o.doc.Kind] && nearest(o.doc.Kind, []string{k.kind}) != "" {
-			o.kind = k
-			o.reportKey("kind", codeNearKind, fmt.Sprintf("%s has no kind %s", group, quoted(o.doc.Kind)), "did you mean "+k.kind+"?")
-			return headKnown
+		if strings.EqualFold(kind, k.kind) || !istioKinds[kind] && nearest(kind, []string{k.kind}) != "" {
+			return k
 		}
 	}
-	return headOther
+	return nil
+}
+
+// securityGroup is the API group of policies. The API server refuses kinds that it does not have, and so does writ: a
+// policy that is passed over forbids nothing.
+const securityGroup = "security.istio.io"
+
+func isKnownKind(kind string) bool {
+	return slices.ContainsFunc(knownKinds, func(k knownKind) bool { return k.kind == kind })
 }
 
 // istioKinds are the other kinds of the two groups, which no spelling check may mistake. Read only.
@@ -254,10 +278,10 @@ func (o *objectDecoder) describeSelf() {
 		if v.Kind != yaml.ScalarNode || isNull(v) {
 			continue
 		}
-		switch k.Value {
-		case "name":
+		switch { // a broken object is enforced by these
+		case k.Value == "name" && (o.doc.Ignored || isSubdomain(v.Value)):
 			o.doc.Name = v.Value
-		case "namespace":
+		case k.Value == "namespace" && (o.doc.Ignored || isLabel(v.Value)):
 			o.doc.Namespace = v.Value
 		}
 	}

@@ -3,7 +3,6 @@ package policy
 import (
 	"bytes"
 	"regexp"
-	"slices"
 	"strings"
 
 	securityv1beta1 "istio.io/api/security/v1beta1"
@@ -31,11 +30,11 @@ func (s *scanned) document() *Document {
 		actionUnread: true,
 		targetUnread: true,
 	}
-	i := slices.IndexFunc(knownKinds, func(k knownKind) bool { return k.kind == s.kind })
-	if i < 0 {
+	k := nearKnownKind(s.kind)
+	if k == nil {
 		return d
 	}
-	d.Spec = knownKinds[i].spec()
+	d.Kind, d.Spec = k.kind, k.spec()
 	if policy, ok := d.Spec.(*securityv1beta1.AuthorizationPolicy); ok {
 		if action, ok := securityv1beta1.AuthorizationPolicy_Action_value[s.action]; ok {
 			policy.Action = securityv1beta1.AuthorizationPolicy_Action(action)

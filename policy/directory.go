@@ -43,6 +43,10 @@ func (d Directory) generation() string {
 	return target
 }
 
+// ErrNoFiles is wrapped when a directory holds no file of documents. To enforce nothing on purpose, a file with only a
+// comment will do.
+var ErrNoFiles = errors.New("no .yaml, .yml or .json file in it (to enforce nothing, put a file there with only a comment)")
+
 // kubeletData is the link that kubelet replaces when a volume changes.
 const kubeletData = "..data"
 
@@ -57,6 +61,9 @@ func (d Directory) read() ([]*Document, error) {
 	t := newTree(func(string) {})
 	if err := t.walk(d.Path); err != nil {
 		return nil, err
+	}
+	if len(t.files) == 0 { // a volume that is not mounted looks like this, and no policies means that everything is allowed
+		return nil, fmt.Errorf("%s: %w", d.Path, ErrNoFiles)
 	}
 	var docs []*Document
 	for _, f := range t.files {

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -298,4 +299,37 @@ func TestWatchLinkedFile(t *testing.T) {
 	w := startWatch(t, dir)
 	write(t, target, namedPolicy("a2"))
 	w.until(dir, "a2")
+}
+
+// TestDirectoryWithoutFiles: a volume that is not mounted reads as an empty directory, and no policies would mean that
+// everything is allowed. Whoever means it says so with a file.
+func TestDirectoryWithoutFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), []byte("not a document"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if docs, err := (policy.Directory{Path: dir}).Read(); !errors.Is(err, policy.ErrNoFiles) {
+		t.Fatalf("%d documents, error %v, want ErrNoFiles", len(docs), err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "none.yaml"), []byte("# nothing is enforced here, on purpose\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if docs, err := (policy.Directory{Path: dir}).Read(); err != nil || len(docs) != 0 {
+		t.Fatalf("%d documents, error %v, want none and no error", len(docs), err)
+	}
+}
+
+// TestUnknownSecurityKind: the API server refuses a kind that security.istio.io does not have; passed over, it would
+// forbid nothing.
+func TestUnknownSecurityKind(t *testing.T) {
+	t.Parallel()
+	docs := policy.Decode("a.yaml", []byte("apiVersion: security.istio.io/v1\nkind: Firewall\nmetadata: {name: a, namespace: foo}\nspec: {}\n"))
+	if len(docs) != 1 || !docs[0].Broken() {
+		t.Errorf("got %+v, want one broken document", docs)
+	}
+	docs = policy.Decode("a.yaml", []byte("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: foo}\nspec: {}\n"))
+	if len(docs) != 1 || !docs[0].Ignored || docs[0].Broken() {
+		t.Errorf("got %+v, want one document that is passed over", docs)
+	}
 }

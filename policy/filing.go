@@ -34,31 +34,50 @@ type option []fileKey
 // filing builds the nodes of one index.
 type filing struct {
 	options [][]option // of each rule
+	room    []int32    // of each rule, how many drawers it may be copied to
 	args    []attribute
 	argOf   map[string]int
 }
 
 // filed is a rule on its way into a drawer, with the options already used up on the way.
 type filed struct {
-	ord  int32
-	used uint64
+	ord    int32
+	copies int32 // drawers of the same depth that hold the rule, this one included
+	used   uint64
 }
 
 // maxOptions is how many options of a rule are considered; it bounds the depth of the index.
 const maxOptions = 64
 
+// copiesPerKey bounds how often a rule is copied, for each key it can be filed by. A rule of several conditions with many
+// values each would otherwise be filed under every combination of them.
+const copiesPerKey = 4
+
 func newFiling(bodies []*ruleBody) *filing {
-	f := &filing{options: make([][]option, len(bodies)), args: []attribute{{}}, argOf: map[string]int{}}
+	f := &filing{options: make([][]option, len(bodies)), room: make([]int32, len(bodies)), args: []attribute{{}}, argOf: map[string]int{}}
 	for i, b := range bodies {
 		f.options[i] = f.ruleOptions(b)
+		for _, o := range f.options[i] {
+			f.room[i] += copiesPerKey * int32(len(o)) //nolint:gosec // a file has at most maxNodes values
+		}
 	}
 	return f
+}
+
+// open reports whether a rule may be filed by option i: it is not used up, and does not copy the rule too often. The
+// first option with several keys always may.
+func (f *filing) open(e *filed, i int) bool {
+	if e.used&(1<<i) != 0 {
+		return false
+	}
+	keys := len(f.options[e.ord][i])
+	return e.copies == 1 || keys == 1 || int(e.copies)*keys <= int(f.room[e.ord])
 }
 
 func (f *filing) root() *node {
 	all := make([]filed, len(f.options))
 	for i := range all {
-		all[i].ord = int32(i)
+		all[i].ord, all[i].copies = int32(i), 1
 	}
 	return f.node(all)
 }
@@ -232,6 +251,7 @@ func (f *filing) node(rules []filed) *node {
 			continue
 		}
 		e.used |= 1 << best
+		e.copies *= int32(len(f.options[e.ord][best])) //nolint:gosec // bounded by open
 		for _, k := range f.options[e.ord][best] {
 			in, ok := drawers[k]
 			if !ok {
@@ -250,7 +270,7 @@ func (f *filing) count(rules []filed) map[fileKey]int {
 	counts := make(map[fileKey]int, len(rules))
 	for _, e := range rules {
 		for i, o := range f.options[e.ord] {
-			if e.used&(1<<i) != 0 {
+			if !f.open(&e, i) {
 				continue
 			}
 			for _, k := range o {
@@ -265,7 +285,7 @@ func (f *filing) count(rules []filed) map[fileKey]int {
 func (f *filing) choose(e filed, counts map[fileKey]int, total int) int {
 	best, bestCost := -1, 0
 	for i, o := range f.options[e.ord] {
-		if e.used&(1<<i) != 0 {
+		if !f.open(&e, i) {
 			continue
 		}
 		fullest := 0

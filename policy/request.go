@@ -18,6 +18,8 @@ type Request struct {
 	// Names are the peer certificate's names, the SPIFFE ID with its scheme among them: all URI SANs, then all DNS
 	// SANs, then the subject. Envoy RBAC accepts when any of them matches (§1.4). Empty on plaintext.
 	Names []string
+	// Peer is the peer's certificate, nil unless the proxy sends it (include_peer_certificate).
+	Peer *PeerCertificate
 
 	SourceIP    netip.Addr // direct peer; invalid = absent
 	RemoteIP    netip.Addr // after PROXY protocol and x-forwarded-for; invalid = absent
@@ -42,6 +44,12 @@ type Request struct {
 	folded []byte   // what foldedHost points into
 }
 
+// PeerCertificate is what tells one certificate from another. It is immutable.
+type PeerCertificate struct {
+	Serial  [16]byte // big endian; all zero for a serial number of more than 128 bits
+	KeyHash [32]byte // SHA-256 of the subject public key info
+}
+
 // Header is one request header as received. Name is in lower case. It is an alias so that other packages which read headers
 // and know nothing of policies can take the same list.
 type Header = struct{ Name, Value string }
@@ -52,7 +60,8 @@ type Claims interface {
 	Issuer() string
 	Subject() string
 	// Strings returns the string at path, walking objects, as a list of one; of a list its string elements; else nil
-	// (numbers, booleans, null and objects never match, §1.3 CLAIM).
+	// (numbers, booleans, null and objects never match, §1.3 CLAIM). The list stays as it is while the request is
+	// decided, whatever else is asked for.
 	Strings(path []string) []string
 }
 

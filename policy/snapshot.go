@@ -27,6 +27,7 @@ type Snapshot struct {
 	policies   map[string][]*Policy                // by namespace, in load order
 	tokens     map[string][]*requestAuthentication // by namespace
 	registry   map[account][]registered            // workloads that documents name
+	unread     map[string][]*Document              // by namespace, those that cannot be read and were never good
 	cache      cache
 
 	mu       sync.Mutex // guards rulesets and merged
@@ -89,6 +90,31 @@ func (s *Snapshot) addWorkload(doc *Document) {
 	}
 	key := account{doc.Namespace, sa}
 	s.registry[key] = append(s.registry[key], registered{doc.Name, labels})
+}
+
+// addBrokenWorkload files a WorkloadEntry or WorkloadGroup that exists and whose labels are not known.
+func (s *Snapshot) addBrokenWorkload(doc *Document) {
+	s.unread[doc.Namespace] = append(s.unread[doc.Namespace], doc)
+}
+
+// unreadWorkload returns a broken document that may name the workload, if there is one. Its labels are then not known,
+// whatever other documents say of workloads with the same service account.
+func (s *Snapshot) unreadWorkload(w *Workload) *Document {
+	for _, namespace := range []string{w.Namespace, ""} { // an unknown namespace may be any
+		for _, d := range s.unread[namespace] {
+			var sa string
+			switch spec := d.Spec.(type) {
+			case *networkingv1alpha3.WorkloadEntry:
+				sa = spec.GetServiceAccount()
+			case *networkingv1alpha3.WorkloadGroup:
+				sa = spec.GetTemplate().GetServiceAccount()
+			}
+			if (w.Name == "" || d.Name == "" || w.Name == d.Name) && (sa == "" || sa == w.ServiceAccount) {
+				return d
+			}
+		}
+	}
+	return nil
 }
 
 // Resolve finds the rules that govern w. Labels that w leaves out are taken from the registered workloads of its
@@ -165,6 +191,12 @@ func (s *Snapshot) registeredLabels(w Workload, in candidates) (map[string]strin
 			found = append(found, r)
 		}
 	}
+	if d := s.unreadWorkload(&w); d != nil {
+		if name, ok := in.byLabels(); ok {
+			return nil, fmt.Errorf("%w: policy %s, workload %s/%s, and %s:%d, which may name it, is broken",
+				ErrUnknownLabels, name, w.Namespace, w.ServiceAccount, d.File, d.Line)
+		}
+	}
 	if len(found) == 0 {
 		if name, ok := in.byLabels(); ok {
 			return nil, fmt.Errorf("%w: policy %s, workload %s/%s", ErrUnknownLabels, name, w.Namespace, w.ServiceAccount)
@@ -210,6 +242,6 @@ func (s *Snapshot) Bind(key []byte, w Workload) (*Bound, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.cache.put(string(key), w, b)
+	s.cache.put(string(key), w, b, true)
 	return b, nil
 }

@@ -1,11 +1,14 @@
 package policy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -92,6 +95,7 @@ func (s *Store) Update(docs []*Document) *Snapshot {
 		policies:   map[string][]*Policy{},
 		tokens:     map[string][]*requestAuthentication{},
 		registry:   map[account][]registered{},
+		unread:     map[string][]*Document{},
 		rulesets:   map[string]*Ruleset{},
 		merged:     map[string]*Authentication{},
 		cache:      newCache(),
@@ -179,24 +183,10 @@ func (l *loading) add(p *Policy) {
 }
 
 // broken puts in force what stands in for a document with errors: its last good version, or a stand-in that fails
-// closed. A document whose name cannot be read may be any that its file held, so those that are gone from the source
-// stay.
+// closed.
 func (l *loading) broken(d *Document, present map[Object]bool) DocumentState {
-	var olds []*Document
-	if d.Name != "" {
-		if old := l.store.good[d.Object]; old != nil {
-			olds = append(olds, old)
-		}
-	} else {
-		for _, old := range l.store.good {
-			if old.File == d.File && !present[old.Object] {
-				olds = append(olds, old)
-			}
-		}
-		slices.SortFunc(olds, func(a, b *Document) int { return a.Line - b.Line })
-	}
 	state := StateFailClosed
-	for _, old := range olds {
+	for _, old := range l.lastGood(d, present) {
 		if !l.kept[old.Object] {
 			l.kept[old.Object] = true
 			if l.enforce(old) != nil {
@@ -206,17 +196,57 @@ func (l *loading) broken(d *Document, present map[Object]bool) DocumentState {
 		state = StateLastGood
 	}
 	if state == StateFailClosed {
-		if p := l.compiler.brokenPolicy(d); p != nil && mayBePolicy(d) {
-			l.add(p)
-			fmt.Fprintf(l.hash, "broken %s %s:%d\x00", d.Object, d.File, d.Line)
-		}
+		l.failClosed(d)
 	}
 	return state
 }
 
-// mayBePolicy reports whether a broken document is, or could be, one that forbids something.
-func mayBePolicy(d *Document) bool {
-	return d.Kind == "" || d.Kind == KindAuthorizationPolicy || d.Kind == KindRequestAuthentication
+// lastGood lists the versions in force of what a broken document may be. One whose kind, namespace or name cannot be
+// read may be any that its file, or the directory that cannot be read, held: those that fit it and are gone from the
+// source stay.
+func (l *loading) lastGood(d *Document, present map[Object]bool) []*Document {
+	if d.Name != "" {
+		if old := l.store.good[d.Object]; old != nil {
+			return []*Document{old}
+		}
+	}
+	var olds []*Document
+	if d.Name != "" && d.Namespace != "" && isKnownKind(d.Kind) {
+		return nil
+	}
+	for _, old := range l.store.good {
+		within := old.File == d.File || strings.HasPrefix(old.File, d.File+string(filepath.Separator))
+		if within && !present[old.Object] && d.mayBe(old.Object) {
+			olds = append(olds, old)
+		}
+	}
+	slices.SortFunc(olds, func(a, b *Document) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Object.String(), b.Object.String()))
+	})
+	return olds
+}
+
+// mayBe reports whether what could be read of a broken document fits an object.
+func (d *Document) mayBe(o Object) bool {
+	return (d.Name == "" || d.Name == o.Name) && (d.Namespace == "" || d.Namespace == o.Namespace) &&
+		(!isKnownKind(d.Kind) || d.Kind == o.Kind)
+}
+
+// failClosed puts in force what stands in for a document that was never good.
+func (l *loading) failClosed(d *Document) {
+	switch d.Kind {
+	case KindWorkloadEntry, KindWorkloadGroup:
+		l.snap.addBrokenWorkload(d)
+	case "", KindAuthorizationPolicy, KindRequestAuthentication: // it forbids something, or could
+		p := l.compiler.brokenPolicy(d)
+		if p == nil {
+			return
+		}
+		l.add(p)
+	default:
+		return
+	}
+	fmt.Fprintf(l.hash, "broken %s %s:%d\x00", d.Object, d.File, d.Line)
 }
 
 // nextGood is the last good version of every document that is in force now.
@@ -271,7 +301,11 @@ func (s *Snapshot) warm(old *Snapshot) {
 		return
 	}
 	old.cache.each(func(e *cacheEntry) {
-		if b, err := s.Bind([]byte(e.key), e.asked); err == nil {
+		if !e.used.Load() { // nobody asked for it since the last load
+			return
+		}
+		if b, err := s.Resolve(e.asked); err == nil {
+			s.cache.put(e.key, e.asked, b, false)
 			b.Rules.warm(e.bound.Rules)
 		}
 	})

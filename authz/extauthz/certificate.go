@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -10,6 +11,8 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
+
+	"github.com/writ-auth/writ/policy"
 )
 
 // names fills the peer's names: source.principal, then what else its certificate is called, in the order Envoy's
@@ -23,11 +26,12 @@ func (m *message) names(cache *certificateCache) *refusal {
 	if m.source.certificate == "" {
 		return nil
 	}
-	names, err := cache.names(m.source.certificate)
+	cert, err := cache.get(m.source.certificate)
 	if err != nil {
 		return badRequest("source.certificate: %v", err)
 	}
-	for _, name := range names {
+	r.Peer = &cert.peer
+	for _, name := range cert.names {
 		if name != principal {
 			r.Names = append(r.Names, name)
 		}
@@ -56,39 +60,41 @@ type certificateCache struct {
 type certificate struct {
 	text  string
 	names []string
+	peer  policy.PeerCertificate
 }
 
 func newCertificateCache() *certificateCache {
 	return &certificateCache{seed: maphash.MakeSeed()}
 }
 
-// names returns the names in the certificate. A nil cache parses every time.
-func (c *certificateCache) names(text string) ([]string, error) {
+// get returns what is known of the certificate. A nil cache parses every time.
+func (c *certificateCache) get(text string) (*certificate, error) {
 	if len(text) > maxCertificate {
 		return nil, fmt.Errorf("%d bytes, more than %d", len(text), maxCertificate)
 	}
 	if c == nil {
-		return certificateNames(text)
+		return parseCertificate(text)
 	}
 	set := &c.table[maphash.String(c.seed, text)%certificateSets]
 	for i := range set {
 		if known := set[i].Load(); known != nil && known.text == text {
-			return known.names, nil
+			return known, nil
 		}
 	}
-	names, err := certificateNames(text)
+	cert, err := parseCertificate(text)
 	if err != nil {
 		return nil, err
 	}
 	if len(text) <= maxCachedCertificate {
 		way := c.clock.Add(1) % certificateWays
-		set[way].Store(&certificate{text: strings.Clone(text), names: names})
+		cert.text = strings.Clone(text)
+		set[way].Store(cert)
 	}
-	return names, nil
+	return cert, nil
 }
 
-// certificateNames reads URL-encoded PEM.
-func certificateNames(text string) ([]string, error) {
+// parseCertificate reads URL-encoded PEM. The text is left out.
+func parseCertificate(text string) (*certificate, error) {
 	plain, err := url.PathUnescape(text)
 	if err != nil {
 		return nil, fmt.Errorf("not URL-encoded: %v", err)
@@ -101,7 +107,21 @@ func certificateNames(text string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	parsed := &certificate{}
+	if parsed.names, err = certificateNames(cert); err != nil {
+		return nil, err
+	}
+	parsed.peer.KeyHash = sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	if serial := cert.SerialNumber; serial.Sign() > 0 && serial.BitLen() <= 8*len(parsed.peer.Serial) {
+		serial.FillBytes(parsed.peer.Serial[:])
+	}
+	return parsed, nil
+}
+
+// certificateNames lists the names policies are compared with.
+func certificateNames(cert *x509.Certificate) ([]string, error) {
 	var uris, dns []string
+	var err error
 	for _, ext := range cert.Extensions {
 		if ext.Id.Equal(oidSubjectAltName) {
 			if uris, dns, err = subjectAltNames(ext.Value); err != nil {

@@ -97,7 +97,13 @@ type Certificates struct{ cache *certificateCache }
 func NewCertificates() Certificates { return Certificates{newCertificateCache()} }
 
 // Names is what the decoder asks.
-func (c Certificates) Names(text string) ([]string, error) { return c.cache.names(text) }
+func (c Certificates) Names(text string) ([]string, error) {
+	cert, err := c.cache.get(text)
+	if err != nil {
+		return nil, err
+	}
+	return cert.names, nil
+}
 
 // Len is how many certificates are remembered.
 func (c Certificates) Len() (n int) {

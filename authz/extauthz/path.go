@@ -21,12 +21,12 @@ const (
 	hazardBackslash = `the path holds a backslash` + normalizeFix
 	hazardNUL       = `the path holds a NUL byte` + normalizeFix
 	hazardDots      = `the path holds a "." or ".." segment` + normalizeFix
-	hazardEscape    = `the path holds a percent-encoded letter or digit` + normalizeFix
+	hazardEscape    = `the path holds a percent-encoded letter or digit, or one of -._~` + normalizeFix
 )
 
 // pathHazard says what in path (without query) a normalizing proxy would have removed or refused, or "". Envoy with
 // normalize_path resolves dot segments, written plainly or as %2e, turns a backslash into a slash, decodes escaped
-// letters and digits, and refuses %00. It leaves %2F, %5C and "//" alone, so they pass: "/x%2F..%2Fadmin" has one
+// letters, digits and "-._~" (RFC 3986 §2.3), and refuses %00. It leaves %2F, %5C and "//" alone, so they pass: "/x%2F..%2Fadmin" has one
 // segment and no dot segment.
 func pathHazard(path string) string {
 	if strings.IndexByte(path, '\\') >= 0 {
@@ -54,7 +54,7 @@ func pathHazard(path string) string {
 		case !ok:
 		case c == 0:
 			return hazardNUL
-		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '.', c == '_', c == '~':
 			return hazardEscape
 		}
 	}

@@ -83,6 +83,9 @@ type Server struct {
 	frames sync.Pool
 	calls  sync.Pool
 	panics atomic.Uint64
+
+	mu              sync.Mutex // guards what follows
+	ready, draining bool
 }
 
 // checked returns cfg with its defaults, or what is wrong with it.
@@ -144,10 +147,28 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// SetReady says whether health checks are answered with SERVING. A new server is not ready.
+// SetReady says whether health checks are answered with SERVING. A new server is not ready, and one that drains never is.
 func (s *Server) SetReady(ready bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = ready
+	s.report()
+}
+
+func (s *Server) setDraining(draining bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = draining
+	if draining {
+		s.ready = false
+	}
+	s.report()
+}
+
+// report answers health checks. The caller holds mu.
+func (s *Server) report() {
 	status := healthv1.HealthCheckResponse_NOT_SERVING
-	if ready {
+	if s.ready && !s.draining {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus("", status)
@@ -168,6 +189,7 @@ func (s *Server) Decide(ctx context.Context, raw []byte, w *policy.Workload) aut
 // Serve answers on l until ctx is done, then lets calls in flight end, for DrainTimeout at most, and returns nil.
 // It closes l. It may be called for several listeners, at the same time or one after the other.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	s.setDraining(false)
 	server := grpc.NewServer(s.serverOptions()...)
 	server.RegisterService(&serviceDesc, s)
 	healthv1.RegisterHealthServer(server, s.health)
@@ -182,7 +204,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("extauthz: serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	s.SetReady(false)
+	s.setDraining(true)
 	s.drain(server)
 	<-served // nil, or the error of a listener that failed while it was closed on purpose
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/writ-auth/writ/authz"
@@ -11,7 +12,7 @@ import (
 
 // answer is what check prints of one request.
 type answer struct {
-	Decision   string            `json:"decision"` // ALLOW or DENY
+	Decision   string            `json:"decision"` // ALLOW, DENY or UNKNOWN
 	HTTPStatus int               `json:"http_status"`
 	Body       string            `json:"body"`
 	Headers    map[string]string `json:"headers"`
@@ -58,6 +59,51 @@ func tokenAnswerOf(d *authz.Decision) *tokenAnswer {
 		a.SetHeaders[h.Name] = h.Value
 	}
 	return a
+}
+
+// reasonKeysNotGiven is the reason of an answer that depends on keys which only a running authority fetches.
+const reasonKeysNotGiven authz.Reason = "keys_not_given"
+
+// unknown is the answer in place of a, which was decided without keys that a token has to be verified with.
+func (a *answer) unknown(missing []jwt.Wanted) *answer {
+	return &answer{
+		Decision: "UNKNOWN", Headers: map[string]string{}, Reason: reasonKeysNotGiven, Layer: authz.LayerJWT, Detail: howToGive(missing),
+		Token: &tokenAnswer{Reason: "unknown"}, Workload: a.Workload,
+	}
+}
+
+// exitCode is that of a command with this answer alone.
+func (a *answer) exitCode() int {
+	switch a.Decision {
+	case "ALLOW":
+		return exitOK
+	case "UNKNOWN":
+		return exitUnknown
+	}
+	return exitNo
+}
+
+// paint is the decision in its colour.
+func (a *answer) paint(colours palette) string {
+	switch a.Decision {
+	case "ALLOW":
+		return colours.green(a.Decision)
+	case "UNKNOWN":
+		return colours.yellow(a.Decision)
+	}
+	return colours.red(a.Decision)
+}
+
+// refusal says in words why the token is refused, and by which rule.
+func (t *tokenAnswer) refusal() string {
+	text := "the token is refused: " + strings.ReplaceAll(t.Reason, "_", " ")
+	if t.KeyID != "" {
+		text += ", key " + strconv.Quote(t.KeyID)
+	}
+	if t.Rule != "" {
+		text += " (" + t.Rule + ")"
+	}
+	return text
 }
 
 // ruleRef names one rule.
@@ -158,6 +204,10 @@ func (a *answer) because() string {
 		return "DENY " + rule + " matches"
 	case authz.ReasonNoAllowMatch:
 		return "ALLOW policies apply to this workload and none of their rules matches"
+	case authz.ReasonTokenRefused:
+		return a.Token.refusal()
+	case reasonKeysNotGiven:
+		return a.Detail
 	}
 	text := strings.ReplaceAll(string(a.Reason), "_", " ")
 	if rule != "" {

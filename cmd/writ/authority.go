@@ -17,6 +17,7 @@ import (
 	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/authz/extauthz"
 	"github.com/writ-auth/writ/internal/telemetry"
+	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -35,6 +36,8 @@ type authority struct {
 	store     *policy.Store
 	checks    *extauthz.Server
 	certs     *certificates // nil without TLS
+	sources   *jwt.Sources  // of keys; nil if tokens are not verified here
+	cache     *jwt.Cache    // of verified tokens; nil without one
 	metrics   *telemetry.Metrics
 	decisions *telemetry.DecisionLog
 	listening []listenerStatus // set before anything runs
@@ -68,9 +71,13 @@ func newAuthority(cfg *config, log *slog.Logger, decisions *telemetry.DecisionLo
 		}
 		a.certs, serverTLS = certs, certs.config()
 	}
+	tokens, err := a.tokens()
+	if err != nil {
+		return nil, invalidf("authz.jwks: %w", err)
+	}
 	server, err := extauthz.New(extauthz.Config{
 		Snapshot:        a.store.Load,
-		Engine:          &authz.Engine{},
+		Engine:          &authz.Engine{Tokens: tokens},
 		TrustedHops:     cfg.Authz.TrustedHops,
 		Paths:           extauthz.PathMode(cfg.Authz.Paths),
 		MaxRequestBytes: cfg.Authz.MaxRequestBytes,
@@ -99,6 +106,9 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	defer stopSupporting()
 	back, backCtx := errgroup.WithContext(supporting)
 	back.Go(func() error { return a.decisions.Run(backCtx) })
+	if a.sources != nil {
+		back.Go(func() error { return a.sources.Run(backCtx) })
+	}
 	if l.diagnostics != nil {
 		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.diagnostics, a.diagnostics())) })
 	}
@@ -152,7 +162,7 @@ func (a *authority) announce(l *listeners) {
 		a.log.Warn("authz.tls.client_ca is not set: whoever reaches the port may ask for decisions")
 	}
 	a.log.Info("writ serves", "version", a.build.Version, "trust_domain", a.config.TrustDomain,
-		"root_namespace", a.config.RootNamespace, "decision_log", a.config.Authz.DecisionLog.Log)
+		"root_namespace", a.config.RootNamespace, "jwt", a.config.Authz.JWT, "decision_log", a.config.Authz.DecisionLog.Log)
 }
 
 // load reloads the documents and tells health checks once there is something to decide by.

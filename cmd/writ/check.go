@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +26,7 @@ type questions struct {
 	config, requests string
 	target           target
 	request          requestFlags
+	tokens           tokenFlags
 }
 
 func (q *questions) flags(cmd *cobra.Command) {
@@ -34,6 +36,7 @@ func (q *questions) flags(cmd *cobra.Command) {
 	f.StringVar(&q.requests, "requests", "", "`file` of requests, or -: one CheckRequest in protobuf JSON a line")
 	q.target.flags(cmd)
 	q.request.flags(cmd)
+	q.tokens.flags(cmd)
 }
 
 func (c *cli) check() *cobra.Command {
@@ -41,7 +44,8 @@ func (c *cli) check() *cobra.Command {
 		Use:   "check",
 		Short: "Say what requests would be answered, offline",
 		Long: "check decides requests by the code the server runs, without a server.\n\n" +
-			"Exit codes: 0 all are allowed, 2 one is denied, 3 a document is invalid.",
+			"Exit codes: 0 all are allowed, 2 one is denied, 3 a document is invalid, 6 none is denied and of one that cannot be\n" +
+			"told: it carries a token, and the keys to verify it with are not given (--jwks).",
 		Example: "  writ check -p ./policies --to coffee-shop/order --labels app=order --from coffee-shop/customer --path /orders\n" +
 			"  writ check -p ./policies --workload order.json --requests requests.jsonl -o json",
 		Args: cobra.NoArgs,
@@ -55,15 +59,14 @@ func (c *cli) check() *cobra.Command {
 			return err
 		}
 		colours := c.colours(c.out)
-		return s.each(cmd, q, func(raw []byte) (bool, error) {
-			d := s.server.Decide(cmd.Context(), raw, s.workload)
-			a := s.answers.of(&d)
+		return s.each(cmd, q, func(raw []byte) (int, error) {
+			_, a := s.decide(cmd.Context(), raw)
 			if out.value != "text" {
-				return d.Allow, out.encodeLine(s.out, a)
+				return a.exitCode(), out.encodeLine(s.out, a)
 			}
 			var r policy.Request
 			_, _ = extauthz.DecodeRequest(raw, s.options, &r) // a request that cannot be read is denied with the reason
-			return d.Allow, writeAnswer(s.out, colours, a, &r)
+			return a.exitCode(), writeAnswer(s.out, colours, a, &r)
 		})
 	}
 	return cmd
@@ -71,11 +74,8 @@ func (c *cli) check() *cobra.Command {
 
 // writeAnswer is an answer for people: what, of which request, and why.
 func writeAnswer(w io.Writer, colours palette, a *answer, r *policy.Request) error {
-	word := colours.green("ALLOW")
-	if a.Decision != "ALLOW" {
-		word = colours.red(a.Decision) + " "
-	}
-	_, err := fmt.Fprintf(w, "%s  %s: %s\n", word, printable(describe(r)), printable(a.because()))
+	word := a.paint(colours)
+	_, err := fmt.Fprintf(w, "%s%s  %s: %s\n", word, strings.Repeat(" ", max(len("ALLOW")-len(a.Decision), 0)), printable(describe(r)), printable(a.because()))
 	for _, note := range a.notes() {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "       %s\n", colours.cyan(printable(note)))
@@ -92,6 +92,9 @@ type session struct {
 	server   *extauthz.Server
 	options  extauthz.Options
 	workload *policy.Workload // nil: the requests name it
+	docs     []*policy.Document
+	tokens   authz.Tokens
+	keys     *offlineKeys
 	answers  answers
 	mesh     policy.Mesh
 }
@@ -124,23 +127,16 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 	if len(paths) == 0 {
 		paths = []string{cfg.Documents}
 	}
-	docs, kept, err := c.readDocuments(paths)
-	if err != nil {
+	if s.docs, s.snapshot, err = c.validDocuments(paths, s.mesh); err != nil {
 		return nil, err
 	}
-	s.snapshot = policy.NewSnapshot(docs, s.mesh)
-	if broken := errorsOf(s.snapshot.Problems()); len(broken) > 0 {
-		sortProblems(broken)
-		pw := &problemWriter{w: c.err, colours: c.colours(c.err), sources: kept}
-		if err := pw.write(broken); err != nil {
-			return nil, err
-		}
-		return nil, invalidf("%s in the documents: nothing was decided", plural(len(broken), "error"))
+	if err := c.readTokens(s, q, cfg); err != nil {
+		return nil, err
 	}
 	s.options = extauthz.Options{TrustedHops: cfg.Authz.TrustedHops, Paths: extauthz.PathMode(cfg.Authz.Paths)}
 	s.server, err = extauthz.New(extauthz.Config{
 		Snapshot:    func() *policy.Snapshot { return s.snapshot },
-		Engine:      &authz.Engine{},
+		Engine:      &authz.Engine{Tokens: s.tokens},
 		TrustedHops: s.options.TrustedHops,
 		Paths:       s.options.Paths,
 	})
@@ -152,7 +148,7 @@ func (q *questions) consistent(cmd *cobra.Command) error {
 	if len(q.policies) == 0 && q.config == "" {
 		return usagef("%s: which documents? --policies PATH, or --config writ.yaml", cmd.Name())
 	}
-	if err := onceStdin(append([]string{q.requests}, q.policies...)...); err != nil {
+	if err := onceStdin(append([]string{q.requests, q.request.jwt}, q.policies...)...); err != nil {
 		return err
 	}
 	if given := q.request.given(cmd); q.requests != "" && given != "" {
@@ -161,47 +157,63 @@ func (q *questions) consistent(cmd *cobra.Command) error {
 	return nil
 }
 
-// each calls decide for every request, in order, and ends with the exit code for the answers.
-func (s *session) each(cmd *cobra.Command, q *questions, decide func(raw []byte) (allowed bool, err error)) error {
-	allowed, err := s.every(cmd, q, decide)
+// decide answers one request.
+func (s *session) decide(ctx context.Context, raw []byte) (*authz.Decision, *answer) {
+	s.keys.missing = nil
+	d := s.server.Decide(ctx, raw, s.workload)
+	a := s.answers.of(&d)
+	if len(s.keys.missing) > 0 {
+		a = a.unknown(s.keys.missing)
+	}
+	return &d, a
+}
+
+// each calls decide for every request, in order, and ends with the exit code for the answers: that all are allowed is
+// refuted by one that is denied, whatever cannot be told of others.
+func (s *session) each(cmd *cobra.Command, q *questions, decide func(raw []byte) (code int, err error)) error {
+	codes, err := s.every(cmd, q, decide)
 	if err = errors.Join(err, s.out.Flush()); err != nil {
 		return err
 	}
-	if !allowed {
-		return exitWith(exitNo)
+	for _, code := range []int{exitNo, exitUnknown} {
+		if codes[code] {
+			return exitWith(code)
+		}
 	}
 	return nil
 }
 
-func (s *session) every(cmd *cobra.Command, q *questions, decide func([]byte) (bool, error)) (bool, error) {
+// every returns the exit codes that there were.
+func (s *session) every(cmd *cobra.Command, q *questions, decide func([]byte) (int, error)) (map[int]bool, error) {
 	if q.requests != "" {
 		return s.lines(cmd.Context(), q.requests, decide)
 	}
 	line, err := q.request.checkRequest(cmd, s.mesh.TrustDomain)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	raw, err := extauthz.ParseJSON(line)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return decide(raw)
+	code, err := decide(raw)
+	return map[int]bool{code: true}, err
 }
 
 // lines reads requests from a file or standard input, one a line; empty lines are passed over.
-func (s *session) lines(ctx context.Context, file string, decide func([]byte) (bool, error)) (bool, error) {
+func (s *session) lines(ctx context.Context, file string, decide func([]byte) (int, error)) (map[int]bool, error) {
 	in := s.in
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return false, fmt.Errorf("--requests: %w", err)
+			return nil, fmt.Errorf("--requests: %w", err)
 		}
 		defer func() { _ = f.Close() }()
 		in = f
 	}
 	scanner := bufio.NewScanner(in)
 	scanner.Buffer(make([]byte, 64<<10), maxLineBytes)
-	all, n := true, 0
+	codes, n := map[int]bool{}, 0
 	for scanner.Scan() {
 		n++
 		line := bytes.TrimSpace(scanner.Bytes())
@@ -210,24 +222,24 @@ func (s *session) lines(ctx context.Context, file string, decide func([]byte) (b
 		}
 		raw, err := extauthz.ParseJSON(line)
 		if err != nil {
-			return false, fmt.Errorf("%s:%d: %w", file, n, err)
+			return nil, fmt.Errorf("%s:%d: %w", file, n, err)
 		}
-		allowed, err := decide(raw)
+		code, err := decide(raw)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		all = all && allowed
+		codes[code] = true
 		if file == "-" { // whoever writes the requests may wait for each answer
 			if err := s.out.Flush(); err != nil {
-				return false, err
+				return nil, err
 			}
 		}
 		if ctx.Err() != nil {
-			return false, ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 	if err := scanner.Err(); err != nil {
-		return false, fmt.Errorf("%s:%d: %w (a line has at most %d bytes)", file, n+1, err, maxLineBytes)
+		return nil, fmt.Errorf("%s:%d: %w (a line has at most %d bytes)", file, n+1, err, maxLineBytes)
 	}
-	return all, nil
+	return codes, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -34,6 +35,9 @@ type authzConfig struct {
 	TLS             *tlsConfig        `yaml:"tls"`
 	TrustedHops     int               `yaml:"trusted_hops"`
 	Paths           string            `yaml:"paths"`
+	JWT             string            `yaml:"jwt"` // verify or metadata
+	JWKS            jwksConfig        `yaml:"jwks"`
+	TokenCache      tokenCacheConfig  `yaml:"token_cache"`
 	DecisionLog     decisionLogConfig `yaml:"decision_log"`
 	MaxRequestBytes int               `yaml:"max_request_bytes"`
 	Reflection      bool              `yaml:"reflection"`
@@ -47,9 +51,28 @@ type tlsConfig struct {
 	ClientCA string `yaml:"client_ca" rel:"file"`
 }
 
+// jwksConfig says how the keys that tokens are verified with are fetched.
+type jwksConfig struct {
+	AllowHTTP     bool              `yaml:"allow_http"`
+	AllowNetworks []string          `yaml:"allow_networks"` // of private addresses that may be visited
+	DenyNetworks  []string          `yaml:"deny_networks"`
+	OnlyAllowed   bool              `yaml:"only_allowed"`  // public addresses, too, must be in allow_networks
+	CA            map[string]string `yaml:"ca" rel:"file"` // PEM files by issuer or by host
+	Proxy         string            `yaml:"proxy"`
+	Refresh       time.Duration     `yaml:"refresh"`
+	MaxStale      time.Duration     `yaml:"max_stale"`
+}
+
+// tokenCacheConfig bounds the memory for tokens that were verified before.
+type tokenCacheConfig struct {
+	Entries  int `yaml:"entries"` // 0: every token is verified on every request
+	MaxBytes int `yaml:"max_bytes"`
+}
+
 type decisionLogConfig struct {
-	To  string `yaml:"to" rel:"stream"` // stdout, stderr or a file
-	Log string `yaml:"log"`             // off, denials or all
+	To       string `yaml:"to" rel:"stream"` // stdout, stderr or a file
+	Log      string `yaml:"log"`             // off, denials or all
+	Subjects bool   `yaml:"subjects"`        // log whose tokens requests carry
 }
 
 type diagnosticsConfig struct {
@@ -79,6 +102,9 @@ func (a *authzConfig) defaults() {
 		Listen:          "127.0.0.1:9191",
 		SocketMode:      0o660,
 		Paths:           "base",
+		JWT:             string(authz.TokensVerify),
+		JWKS:            jwksConfig{Refresh: 20 * time.Minute, MaxStale: 24 * time.Hour},
+		TokenCache:      tokenCacheConfig{Entries: 16 << 10, MaxBytes: 64 << 20},
 		DecisionLog:     decisionLogConfig{To: "stdout", Log: "denials"},
 		MaxRequestBytes: 4 << 20,
 		DrainTimeout:    10 * time.Second,

@@ -98,6 +98,7 @@ func (d *configDecoder) checkAuthz(a *authzConfig) {
 		d.bad("authz.trusted_hops", "%d: want 0 to %d", a.TrustedHops, maxTrustedHops)
 	}
 	d.oneOf("authz.paths", a.Paths, "base", "none")
+	d.checkTokens(a)
 	d.oneOf("authz.decision_log.log", a.DecisionLog.Log, "off", "denials", "all")
 	if a.DecisionLog.To == "" {
 		d.bad("authz.decision_log.to", "empty: want stdout, stderr or a file; to log nothing, set log: off")

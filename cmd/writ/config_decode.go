@@ -74,7 +74,7 @@ func (d *configDecoder) value(n *yaml.Node, v reflect.Value, key, rel string) {
 	case v.Kind() == reflect.Slice:
 		d.list(n, v, key)
 	case v.Kind() == reflect.Map:
-		d.table(n, v, key)
+		d.table(n, v, key, rel)
 	case n.Kind == yaml.MappingNode && slices.Contains(laterKeys(), key+"."+firstKey(n)):
 		d.problem(d.at(n, key), "%q is not in this version of writ", firstKey(n))
 	case n.Kind != yaml.ScalarNode:
@@ -138,7 +138,7 @@ func (d *configDecoder) list(n *yaml.Node, v reflect.Value, key string) {
 	v.Set(reflect.ValueOf(items))
 }
 
-func (d *configDecoder) table(n *yaml.Node, v reflect.Value, key string) {
+func (d *configDecoder) table(n *yaml.Node, v reflect.Value, key, rel string) {
 	if n.Kind != yaml.MappingNode {
 		d.problem(d.at(n, key), "want keys and values, not %s", nodeName(n))
 		return
@@ -150,7 +150,7 @@ func (d *configDecoder) table(n *yaml.Node, v reflect.Value, key string) {
 			d.problem(d.at(name, join(key, name.Value)), "given twice")
 		}
 		var s string
-		d.value(n.Content[i+1], reflect.ValueOf(&s).Elem(), join(key, name.Value), "")
+		d.value(n.Content[i+1], reflect.ValueOf(&s).Elem(), join(key, name.Value), rel)
 		items[name.Value] = s
 	}
 	v.Set(reflect.ValueOf(items))
@@ -197,14 +197,36 @@ func (d *configDecoder) override(c *config, key, text string, place configProble
 		}
 	}
 	d.places[place.Key] = place
-	if v.Kind() == reflect.Slice {
-		items := strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
+	items := strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
+	switch v.Kind() {
+	case reflect.Slice:
 		v.Set(reflect.ValueOf(items))
 		return
+	case reflect.Map:
+		table := make(map[string]string, len(items))
+		for _, item := range items {
+			name, value, ok := cutLast(item, "=")
+			if !ok {
+				d.problem(place, "%q: want name=value, separated by commas", item)
+			}
+			table[name] = value
+		}
+		v.Set(reflect.ValueOf(table))
+		return
+	default:
 	}
 	if err := setScalar(v, text, rel, ""); err != nil {
 		d.problem(place, "%v", err)
 	}
+}
+
+// cutLast cuts s at the last separator: a name may be a URL that holds one, too.
+func cutLast(s, separator string) (before, after string, found bool) {
+	i := strings.LastIndex(s, separator)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(separator):], true
 }
 
 // allocate makes the block that v points to, with its defaults.

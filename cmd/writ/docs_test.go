@@ -20,12 +20,12 @@ func TestCommandDocs(t *testing.T) {
 	}
 	text := string(data)
 	known := []string{"help"}
-	for _, cmd := range (&cli{}).root().Commands() {
+	for _, cmd := range commandsBelow((&cli{}).root()) {
 		if cmd.Name() == "help" {
 			continue
 		}
-		if !strings.Contains(text, "`writ "+cmd.Name()) {
-			t.Errorf("docs/cli.md does not mention writ %s", cmd.Name())
+		if !strings.Contains(text, "`"+cmd.CommandPath()) {
+			t.Errorf("docs/cli.md does not mention %s", cmd.CommandPath())
 		}
 		checkHelp(t, cmd)
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -40,6 +40,15 @@ func TestCommandDocs(t *testing.T) {
 			t.Errorf("docs/cli.md mentions --%s, which no command has", m[1])
 		}
 	}
+}
+
+// commandsBelow lists the commands of a command, and theirs.
+func commandsBelow(parent *cobra.Command) []*cobra.Command {
+	var all []*cobra.Command
+	for _, cmd := range parent.Commands() {
+		all = append(append(all, cmd), commandsBelow(cmd)...)
+	}
+	return all
 }
 
 // checkHelp demands that a command says what it does and that every flag is explained.

@@ -37,6 +37,26 @@ func (c *cli) readDocuments(paths []string) ([]*policy.Document, sources, error)
 	return docs, kept, nil
 }
 
+// validDocuments reads the documents of all paths and compiles them. Errors in them are written and end the command:
+// offline nobody is served by a guess.
+func (c *cli) validDocuments(paths []string, mesh policy.Mesh) ([]*policy.Document, *policy.Snapshot, error) {
+	docs, kept, err := c.readDocuments(paths)
+	if err != nil {
+		return nil, nil, err
+	}
+	snap := policy.NewSnapshot(docs, mesh)
+	broken := errorsOf(snap.Problems())
+	if len(broken) == 0 {
+		return docs, snap, nil
+	}
+	sortProblems(broken)
+	pw := &problemWriter{w: c.err, colours: c.colours(c.err), sources: kept}
+	if err := pw.write(broken); err != nil {
+		return nil, nil, err
+	}
+	return nil, nil, invalidf("%s in the documents: nothing was decided", plural(len(broken), "error"))
+}
+
 func (c *cli) readStdin() ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(c.in, maxSourceBytes+1))
 	if err != nil {

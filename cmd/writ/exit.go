@@ -13,6 +13,7 @@ const (
 	exitNo       = 2 // the answer is no: a denied request
 	exitInvalid  = 3 // a document or the config is invalid
 	exitFindings = 5 // findings at or above --fail-on
+	exitUnknown  = 6 // cannot tell
 	exitUsage    = 64
 )
 

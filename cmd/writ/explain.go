@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
+	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/authz/extauthz"
 	"github.com/writ-auth/writ/policy"
 )
@@ -10,7 +13,8 @@ import (
 // explanation is an answer with how it came about.
 type explanation struct {
 	*answer
-	Trace *policy.Trace `json:"trace"`
+	Tokens *tokenTrace   `json:"tokens,omitempty"`
+	Trace  *policy.Trace `json:"trace"`
 }
 
 func (c *cli) explain() *cobra.Command {
@@ -19,7 +23,8 @@ func (c *cli) explain() *cobra.Command {
 		Short: "Say why: every policy, rule and field, and what missed by how little",
 		Long: "explain decides like check, and shows the whole way to the answer: which policies apply and why, which rules\n" +
 			"match, and which condition kept the others from matching.\n\n" +
-			"Exit codes: 0 all are allowed, 2 one is denied, 3 a document is invalid.",
+			"Exit codes: 0 all are allowed, 2 one is denied, 3 a document is invalid, 6 none is denied and of one that cannot be\n" +
+			"told: it carries a token, and the keys to verify it with are not given (--jwks).",
 		Example: "  writ explain -p ./policies --to coffee-shop/order --labels app=order --from coffee-shop/customer --method DELETE --path /orders",
 		Args:    cobra.NoArgs,
 	}
@@ -33,24 +38,37 @@ func (c *cli) explain() *cobra.Command {
 			return err
 		}
 		colours := c.colours(c.out)
-		return s.each(cmd, q, func(raw []byte) (bool, error) {
-			d := s.server.Decide(cmd.Context(), raw, s.workload)
-			var r policy.Request
-			_, _ = extauthz.DecodeRequest(raw, s.options, &r) // a request that cannot be read is denied with the reason
-			a := s.answers.of(&d)
-			var asked policy.Workload
-			switch {
-			case d.Workload != nil:
-				asked = d.Workload.Workload
-			case s.workload != nil:
-				asked = *s.workload
-			}
-			trace := s.snapshot.Explain(asked, &r)
+		return s.each(cmd, q, func(raw []byte) (int, error) {
+			e, r := s.explain(cmd.Context(), raw)
 			if out.value != "text" {
-				return d.Allow, out.encodeLine(s.out, explanation{a, trace})
+				return e.exitCode(), out.encodeLine(s.out, e)
 			}
-			return d.Allow, writeTrace(s.out, colours, *all, a, &r, trace)
+			return e.exitCode(), writeTrace(s.out, colours, *all, e, r)
 		})
 	}
 	return cmd
+}
+
+// explain decides one request, and finds out how it comes to that.
+func (s *session) explain(ctx context.Context, raw []byte) (*explanation, *policy.Request) {
+	d, a := s.decide(ctx, raw)
+	r := new(policy.Request)
+	_, _ = extauthz.DecodeRequest(raw, s.options, r) // a request that cannot be read is denied with the reason
+	tokens := s.traceTokens(ctx, r, d)
+	switch { // what policies are asked about is what the engine asked them about
+	case s.tokens.Mode == authz.TokensMetadata:
+		r.Claims = r.ProxyClaims
+	case d.Token.Token != nil && len(s.keys.missing) == 0:
+		r.Claims = d.Token.Token
+	}
+	var asked policy.Workload
+	switch {
+	case d.Workload != nil:
+		asked = d.Workload.Workload
+	case s.workload != nil:
+		asked = *s.workload
+	}
+	trace := s.snapshot.Explain(asked, r)
+	withholdTokens(trace)
+	return &explanation{a, tokens, trace}, r
 }

@@ -31,10 +31,12 @@ func (tw *traceWriter) line(indent int, format string, args ...any) {
 }
 
 // writeTrace draws one request, its answer and how it came about.
-func writeTrace(w io.Writer, colours palette, all bool, a *answer, r *policy.Request, t *policy.Trace) error {
+func writeTrace(w io.Writer, colours palette, all bool, e *explanation, r *policy.Request) error {
 	tw := &traceWriter{colours: colours, all: all}
-	tw.headline(a, r, t)
+	t := e.Trace
+	tw.headline(e.answer, r, t)
 	tw.request(r, t)
+	tw.tokens(e.Tokens)
 	var others []policy.PolicyTrace
 	applying := 0
 	for i := range t.Policies {
@@ -71,10 +73,7 @@ func (tw *traceWriter) headline(a *answer, r *policy.Request, t *policy.Trace) {
 }
 
 func (tw *traceWriter) decision(a *answer) string {
-	if a.Decision == "ALLOW" {
-		return tw.colours.bold(tw.colours.green(a.Decision))
-	}
-	return tw.colours.bold(tw.colours.red(a.Decision))
+	return tw.colours.bold(a.paint(tw.colours))
 }
 
 // nearestMiss is the ALLOW rule that would have let a denied request pass, had the least been different.
@@ -183,7 +182,7 @@ func (tw *traceWriter) request(r *policy.Request, t *policy.Trace) {
 			break
 		}
 		if !strings.HasPrefix(h.Name, ":") {
-			row("header", h.Name+": "+h.Value)
+			row("header", h.Name+": "+shownHeader(h.Name, h.Value))
 		}
 	}
 	tw.b.WriteByte('\n')

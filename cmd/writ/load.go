@@ -147,7 +147,9 @@ func (a *authority) status() statusReport {
 	if err != nil {
 		a.log.Error("counters cannot be read", "error", err)
 	}
-	r := statusReport{readiness: a.readiness(), Build: a.build, Started: a.started, Listeners: a.listening, Checks: checks,
+	tokens := a.tokensReport()
+	r := statusReport{readiness: a.readiness(), Warnings: tokens.warnings(), Build: a.build, Started: a.started, Listeners: a.listening,
+		Tokens: tokens, Checks: checks,
 		DecisionLog: decisionLogReport{a.config.Authz.DecisionLog.To, a.config.Authz.DecisionLog.Log, a.decisions.Dropped()}}
 	a.mu.Lock()
 	last, loaded := a.lastLoad, a.loaded

@@ -16,10 +16,12 @@ type requestFlags struct {
 	port                                                   uint16
 	headers                                                []string
 	tcp                                                    bool
+	jwt                                                    string // file with a bearer token
+	token                                                  string // what it holds
 }
 
 // httpFlags are those that mean nothing for a TCP connection.
-func httpFlags() []string { return []string{"method", "path", "host", "header"} }
+func httpFlags() []string { return []string{"method", "path", "host", "header", "jwt"} }
 
 func (r *requestFlags) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
@@ -31,6 +33,7 @@ func (r *requestFlags) flags(cmd *cobra.Command) {
 	f.StringVar(&r.host, "host", "", "HTTP `host`, with its port if it has one")
 	f.Uint16Var(&r.port, "port", 0, "`port` the workload listens on")
 	f.StringArrayVarP(&r.headers, "header", "H", nil, "HTTP header `'k: v'`; repeat it, the order is kept")
+	f.StringVar(&r.jwt, "jwt", "", "`file` with a token, or -, sent as \"authorization: Bearer TOKEN\"")
 	f.StringVar(&r.sni, "sni", "", "server `name` of the TLS hello")
 	f.BoolVar(&r.tcp, "tcp", false, "a TCP connection instead of an HTTP request")
 }
@@ -74,6 +77,7 @@ type (
 		Method    string      `json:"method,omitempty"`
 		Path      string      `json:"path,omitempty"`
 		Host      string      `json:"host,omitempty"`
+		Scheme    string      `json:"scheme"`
 		HeaderMap headersJSON `json:"headerMap"`
 	}
 	headersJSON struct {
@@ -140,7 +144,7 @@ func peerAddress(flag, ip string, port uint16) (*addressJSON, error) {
 }
 
 func (r *requestFlags) http() (*requestJSON, error) {
-	h := httpJSON{Method: r.method, Path: r.path, Host: r.host}
+	h := httpJSON{Method: r.method, Path: r.path, Host: r.host, Scheme: "http"}
 	add := func(key, value string) {
 		h.HeaderMap.Headers = append(h.HeaderMap.Headers, headerJSON{key, []byte(value)})
 	}
@@ -156,7 +160,13 @@ func (r *requestFlags) http() (*requestJSON, error) {
 		if !ok || name == "" || strings.ContainsAny(name, " \t") {
 			return nil, usagef("-H %s: want 'name: value'", strconv.Quote(header))
 		}
+		if r.token != "" && strings.EqualFold(name, "authorization") {
+			return nil, usagef("-H authorization and --jwt say the same: give one of them")
+		}
 		add(strings.ToLower(name), strings.Trim(value, " \t"))
+	}
+	if r.token != "" {
+		add("authorization", "Bearer "+r.token)
 	}
 	return &requestJSON{h}, nil
 }

@@ -50,13 +50,19 @@ func (c *cli) root() *cobra.Command {
 	root.SetErr(c.err)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(helpCommand(root))
-	root.AddCommand(c.serve(), c.check(), c.explain(), c.lint(), c.status(), c.validate(), c.version(), c.completion())
-	for _, cmd := range root.Commands() {
+	root.AddCommand(c.serve(), c.check(), c.explain(), c.lint(), c.jwt(), c.status(), c.validate(), c.version(), c.completion())
+	argumentsAsUsage(root.Commands())
+	return root
+}
+
+// argumentsAsUsage makes wrong arguments, of whatever command, a command line that cannot be meant.
+func argumentsAsUsage(commands []*cobra.Command) {
+	for _, cmd := range commands {
 		if args := cmd.Args; args != nil {
 			cmd.Args = func(cmd *cobra.Command, given []string) error { return asUsage(cmd, args(cmd, given)) }
 		}
+		argumentsAsUsage(cmd.Commands())
 	}
-	return root
 }
 
 // helpCommand replaces cobra's, which prints the usage of the root and exits 0 when the topic is unknown.

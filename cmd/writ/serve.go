@@ -44,7 +44,7 @@ func (c *cli) runAuthority(ctx context.Context, cfg *config) error {
 		log.Warn("an environment variable is near a key and is none", "variable", name, "meant", meant)
 	}
 	decisions, err := telemetry.NewDecisionLog(telemetry.DecisionLogConfig{
-		To: cfg.Authz.DecisionLog.To, Log: telemetry.LogWhat(cfg.Authz.DecisionLog.Log),
+		To: cfg.Authz.DecisionLog.To, Log: telemetry.LogWhat(cfg.Authz.DecisionLog.Log), Subjects: cfg.Authz.DecisionLog.Subjects,
 		Stdout: c.out, Stderr: c.err, Logger: log,
 	})
 	if err != nil {
@@ -53,6 +53,10 @@ func (c *cli) runAuthority(ctx context.Context, cfg *config) error {
 	a, err := newAuthority(cfg, log, decisions)
 	if err != nil {
 		return err
+	}
+	if gogc, ok := c.env("GOGC"); !ok || gogc == "" {
+		stop := paceCollector(setCollectorPercent)
+		defer stop()
 	}
 	listeners, err := openListeners(cfg)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/internal/telemetry"
 	"github.com/writ-auth/writ/policy"
 )
@@ -125,8 +126,12 @@ func (sw *statusWriter) write(w io.Writer, r *statusReport) error {
 	for _, reason := range r.Reasons {
 		fmt.Fprintf(&sw.b, "  %s %s\n", sw.colours.red("!"), printable(reason))
 	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintf(&sw.b, "  %s %s\n", sw.colours.yellow("!"), printable(warning))
+	}
 	sw.listeners(r)
 	sw.documents(&r.Documents)
+	sw.tokens(&r.Tokens)
 	sw.checks(r)
 	_, err := io.WriteString(w, sw.b.String())
 	return err
@@ -198,6 +203,29 @@ func states(counts map[string]int) string {
 		return "no documents"
 	}
 	return strings.Join(parts, ", ")
+}
+
+// tokens shows how tokens are verified, with a line for each key set that is fetched.
+func (sw *statusWriter) tokens(r *tokensReport) {
+	if r.Mode == string(authz.TokensMetadata) {
+		fmt.Fprintf(&sw.b, "\n%s verified by the proxies\n", sw.colours.bold("tokens"))
+		return
+	}
+	cache := "no cache"
+	if r.Cache != nil {
+		cache = fmt.Sprintf("%d in the cache, about %d KiB", r.Cache.Entries, (r.Cache.Bytes+1023)>>10)
+	}
+	fmt.Fprintf(&sw.b, "\n%s verified here, %s\n", sw.colours.bold("tokens"), cache)
+	rows := make([][]string, 0, len(r.Sources))
+	for i := range r.Sources {
+		s := &r.Sources[i]
+		next := ""
+		if s.Keys == 0 && !s.NextAttempt.IsZero() {
+			next = "next attempt in " + max(s.NextAttempt.Sub(sw.now), 0).Round(time.Second).String()
+		}
+		rows = append(rows, []string{telemetry.KeyState(s), plural(s.Keys, "key"), printable(s.URL), next})
+	}
+	sw.table(rows)
 }
 
 func (sw *statusWriter) checks(r *statusReport) {

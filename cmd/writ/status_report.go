@@ -11,10 +11,12 @@ import (
 // statusReport is what a running authority says of itself: the answer of GET /status and of writ status -o json.
 type statusReport struct {
 	readiness
+	Warnings    []string               `json:"warnings,omitempty"` // what does not work and does not count for readiness
 	Build       buildInfo              `json:"build"`
 	Started     time.Time              `json:"started"`
 	Listeners   []listenerStatus       `json:"listeners"`
 	Documents   documentsReport        `json:"documents"`
+	Tokens      tokensReport           `json:"tokens"`
 	Checks      []telemetry.CheckCount `json:"checks"`
 	DecisionLog decisionLogReport      `json:"decision_log"`
 }

@@ -63,6 +63,9 @@ func (c *cli) validateConfig(file string, sets []string) (*validateReport, sourc
 			report.Config = append(report.Config, configProblem{Source: file, Key: "authz.tls", Message: err.Error()})
 		}
 	}
+	if err := cfg.Authz.JWKS.checkKeyFiles(); err != nil {
+		report.Config = append(report.Config, configProblem{Source: file, Key: "authz.jwks", Message: err.Error()})
+	}
 	docs, kept, err := c.readDocuments([]string{cfg.Documents})
 	if err != nil {
 		report.Config = append(report.Config, configProblem{Source: file, Key: "documents", Message: err.Error()})

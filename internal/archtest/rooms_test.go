@@ -23,6 +23,7 @@ func rooms() map[string][]string {
 		"authz/provider": {"authz", "policy", "jwt"},
 
 		"ca":          {durable, spiffeid},
+		"ca/pkcs11":   {"ca", durable, spiffeid},
 		"ca/attest":   {"ca", "jwt", durable, spiffeid},
 		"ca/store":    {"ca", durable, spiffeid},
 		"ca/caserver": {"ca", "ca/attest", "jwt", durable, spiffeid},
@@ -30,12 +31,13 @@ func rooms() map[string][]string {
 		"sds":       {durable, spiffeid},
 		"sds/agent": {"sds", durable, spiffeid},
 
-		"internal/kube":      {"policy", "ca/attest", "jwt", spiffeid},
-		"internal/durable":   {},
-		"internal/spiffeid":  {},
-		"internal/telemetry": {"authz", "policy", "jwt"}, // the decision log writes decisions
-		"internal/testkit":   {anything},
-		"internal/archtest":  {},
+		"internal/kube":             {"policy", "ca/attest", "jwt", spiffeid},
+		"internal/durable":          {},
+		"internal/spiffeid":         {},
+		"internal/telemetry":        {"authz", "policy", "jwt"}, // the decision log writes decisions
+		"internal/testkit":          {anything},
+		"internal/testkit/memstore": {anything},
+		"internal/archtest":         {},
 
 		"cmd/writ": {anything},
 		"deploy":   {},
@@ -56,7 +58,7 @@ const (
 
 // isTestHelper reports whether a package exists for tests and demonstrations only: production never reaches it.
 func isTestHelper(pkg string) bool {
-	return strings.HasPrefix(pkg, "test/") || pkg == "internal/testkit" || pkg == "internal/archtest"
+	return strings.HasPrefix(pkg, "test/") || pkg == "internal/testkit" || strings.HasPrefix(pkg, "internal/testkit/") || pkg == "internal/archtest"
 }
 
 // foreign is a library, or a family of them, with the few places that may import it.

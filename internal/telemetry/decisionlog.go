@@ -34,6 +34,8 @@ type DecisionLogConfig struct {
 	To string
 	// Log says which decisions are logged; empty means none.
 	Log LogWhat
+	// Subjects has the iss and sub of verified tokens logged. They may name people.
+	Subjects bool
 	// Stdout and Stderr are written to when To names them.
 	Stdout, Stderr io.Writer
 	// Logger hears of a destination that fails; nil discards.
@@ -100,7 +102,7 @@ func (l *DecisionLog) Observe(c *Check) {
 		return
 	}
 	line := l.buffers.Get().(*[]byte)
-	*line = appendLine((*line)[:0], c)
+	*line = appendLine((*line)[:0], c, l.config.Subjects)
 	select {
 	case l.lines <- line:
 	default:

@@ -20,6 +20,14 @@ type Check struct {
 	Decision  *authz.Decision
 }
 
+// claims are those that policies were asked about, nil without a token.
+func (c *Check) claims() policy.Claims {
+	if c.Request == nil || c.Decision.Layer == authz.LayerJWT {
+		return nil
+	}
+	return c.Request.Claims
+}
+
 // workload is whom the check was for, or nil when that is not known.
 func (c *Check) workload() *policy.Workload {
 	if c.Decision.Workload == nil {

@@ -12,8 +12,8 @@ import (
 )
 
 // appendLine appends the JSON line of one decision. Only the fields named here are ever written: no header, no token
-// and no query can get into the log.
-func appendLine(b []byte, c *Check) []byte {
+// and no query can get into the log. With subjects set, whom a token is of is one of them.
+func appendLine(b []byte, c *Check, subjects bool) []byte {
 	d := c.Decision
 	b = append(b, `{"time":"`...)
 	b = c.Time.UTC().AppendFormat(b, time.RFC3339Nano)
@@ -30,6 +30,7 @@ func appendLine(b []byte, c *Check) []byte {
 		b = appendWorkload(b, w)
 	}
 	b = appendRequest(b, c.Request)
+	b = appendToken(b, c, subjects)
 	b = appendInt(b, "generation", int64(d.Generation))
 	b = append(b, `,"duration_us":`...)
 	b = strconv.AppendFloat(b, float64(c.Duration)/float64(time.Microsecond), 'f', 1, 64)

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/jwt"
 )
 
 // Metrics are the authority's metrics, in a registry of their own. docs/metrics.md lists them.
@@ -21,12 +22,27 @@ type Metrics struct {
 	audits   prometheus.Counter
 	shadows  map[shadowLabels]prometheus.Counter
 
+	tokens tokenMetrics
+
 	documents     *prometheus.GaugeVec
 	problems      *prometheus.GaugeVec
 	loads         *prometheus.CounterVec
 	loadFailed    prometheus.Gauge
 	generation    prometheus.Gauge
 	loadTimestamp prometheus.Gauge
+}
+
+// tokenMetrics count what became of the tokens of requests, and the fetches of keys for them.
+type tokenMetrics struct {
+	verifying     bool                              // tokens are verified here
+	results       map[jwt.Reason]prometheus.Counter // read-only once built
+	none          prometheus.Counter                // of the results
+	verified      prometheus.Counter
+	cached        prometheus.Counter
+	embedded      prometheus.Counter
+	fetches       *prometheus.CounterVec
+	fetchDuration prometheus.Histogram
+	refetches     *prometheus.CounterVec
 }
 
 type checkLabels struct {
@@ -50,6 +66,7 @@ func NewMetrics(b Build) *Metrics {
 	info := m.gaugeVec("writ_build_info", "Always 1; the labels say which build is running.", "version", "revision", "go")
 	info.WithLabelValues(b.Version, b.Revision, b.Go).Set(1)
 	m.newCheckMetrics()
+	m.newTokenMetrics()
 	m.newPolicyMetrics()
 	return m
 }
@@ -67,16 +84,43 @@ func (m *Metrics) newCheckMetrics() {
 		Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2,
 			5e-2, 1e-1},
 	})
-	m.audits = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "writ_audit_total", Help: "Checks that an AUDIT rule matched.",
-	})
-	m.registry.MustRegister(m.duration, m.audits)
+	m.registry.MustRegister(m.duration)
+	m.audits = m.counter("writ_audit_total", "Checks that an AUDIT rule matched.")
 	shadow := m.counterVec("writ_shadow_total", "What dry-run policies would have said, by their action.", "action", "result")
 	m.shadows = make(map[shadowLabels]prometheus.Counter)
 	for _, matched := range []bool{true, false} {
 		result := map[bool]string{true: "matched", false: "not_matched"}[matched]
 		m.shadows[shadowLabels{true, matched}] = shadow.WithLabelValues("deny", result)
 		m.shadows[shadowLabels{false, matched}] = shadow.WithLabelValues("allow", result)
+	}
+}
+
+func (m *Metrics) newTokenMetrics() {
+	t := &m.tokens
+	results := m.counterVec("writ_token_total",
+		"Requests to workloads with token rules, by what became of the token: valid, none, or the reason it was refused for.", "result")
+	t.results = make(map[jwt.Reason]prometheus.Counter)
+	for _, reason := range append(jwt.Reasons(), jwt.Valid) {
+		t.results[reason] = results.WithLabelValues(reason.String())
+	}
+	t.none = results.WithLabelValues("none")
+	t.verified = m.counter("writ_token_verified_total", "Signatures of tokens computed.")
+	t.cached = m.counter("writ_token_cache_hits_total", "Tokens found in the cache of verified ones.")
+	t.embedded = m.counter("writ_token_embedded_key_total",
+		"Requests with a token whose header offers a key of its own (jwk, jku, x5u, x5c); it is never looked at.")
+	t.fetches = m.counterVec("writ_jwks_fetch_total", "Fetches of keys, retries included, by result.", "result")
+	for _, result := range fetchResults() {
+		t.fetches.WithLabelValues(string(result))
+	}
+	t.fetchDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "writ_jwks_fetch_duration_seconds", Help: "Time of a fetch of keys, retries included.",
+		Buckets: []float64{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
+	})
+	m.registry.MustRegister(t.fetchDuration)
+	t.refetches = m.counterVec("writ_jwks_refetch_total",
+		"Tokens that asked for newer keys because of an unknown kid, by what came of it.", "outcome")
+	for _, outcome := range refetchOutcomes() {
+		t.refetches.WithLabelValues(string(outcome))
 	}
 }
 
@@ -92,6 +136,12 @@ func (m *Metrics) newPolicyMetrics() {
 	for _, result := range []string{"ok", "degraded", "failed"} {
 		m.loads.WithLabelValues(result)
 	}
+}
+
+func (m *Metrics) counter(name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	m.registry.MustRegister(c)
+	return c
 }
 
 func (m *Metrics) counterVec(name, help string, labels ...string) *prometheus.CounterVec {
@@ -120,6 +170,7 @@ func knownChecks() []checkLabels {
 		{false, authz.LayerJWT, authz.ReasonTokenRefused},
 		{false, authz.LayerDeny, authz.ReasonDenied},
 		{false, authz.LayerAllow, authz.ReasonNoAllowMatch},
+		{false, authz.LayerRevoked, authz.ReasonRevoked},
 		{false, authz.LayerCustom, authz.ReasonCustomUnavailable},
 		{false, authz.LayerDeny, authz.ReasonBrokenPolicy},
 		{false, authz.LayerCustom, authz.ReasonBrokenPolicy},
@@ -150,6 +201,7 @@ func (m *Metrics) ObserveCheck(c *Check) {
 		m.other.Inc()
 	}
 	m.duration.Observe(c.Duration.Seconds())
+	m.tokens.observe(c)
 	if !d.Evaluated {
 		return
 	}
@@ -204,6 +256,63 @@ func (m *Metrics) WatchDecisionLog(l *DecisionLog) {
 		Name: "writ_decision_log_dropped_total",
 		Help: "Decision log lines lost because the destination was too slow or refused them.",
 	}, func() float64 { return float64(l.Dropped()) }))
+}
+
+// WatchTokens has tokens counted, and exports what is held for verifying them: keys, and the cache if there is one. Call
+// it before anything is observed.
+func (m *Metrics) WatchTokens(sources *jwt.Sources, cache *jwt.Cache) {
+	m.tokens.verifying = true
+	describe := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	m.registry.MustRegister(&tokenCollector{
+		sources: sources, cache: cache,
+		entries: describe("writ_token_cache_entries", "Tokens in the cache of verified ones."),
+		bytes:   describe("writ_token_cache_bytes", "About how much memory the tokens in the cache take, in bytes."),
+		keys:    describe("writ_jwks_keys", "Usable keys in force, of all key sets that are fetched."),
+		states: describe("writ_jwks_sources",
+			"Key sets that are fetched, by state: fresh, stale (not renewed in time, still in force) or empty (no keys: tokens are refused).", "state"),
+		oldest: describe("writ_jwks_oldest_age_seconds", "Time since the last good fetch of the key set in force that is oldest; 0 without one."),
+	})
+}
+
+// tokenCollector reads what is held at the moment of a scrape.
+type tokenCollector struct {
+	sources                              *jwt.Sources
+	cache                                *jwt.Cache // may be nil
+	entries, bytes, keys, states, oldest *prometheus.Desc
+}
+
+// Describe implements [prometheus.Collector].
+func (c *tokenCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.entries, c.bytes, c.keys, c.states, c.oldest} {
+		out <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c *tokenCollector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	if c.cache != nil {
+		gauge(c.entries, float64(c.cache.Len()))
+		gauge(c.bytes, float64(c.cache.Bytes()))
+	}
+	states := map[string]int{}
+	keys, oldest := 0, int64(0)
+	for _, s := range c.sources.Status() {
+		states[KeyState(&s)]++
+		keys += s.Keys
+		if s.Keys > 0 {
+			oldest = max(oldest, s.AgeSeconds)
+		}
+	}
+	gauge(c.keys, float64(keys))
+	gauge(c.oldest, float64(oldest))
+	for _, state := range []string{keysFresh, keysStale, keysEmpty} {
+		gauge(c.states, float64(states[state]), state)
+	}
 }
 
 // CheckCount is how often one combination of decision, layer and reason was answered.

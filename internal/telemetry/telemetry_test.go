@@ -20,6 +20,7 @@ import (
 
 	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/internal/telemetry"
+	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -328,6 +329,7 @@ func rows(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	m.WatchDecisionLog(l)
+	m.WatchTokens(sources(t), jwt.NewCache(0, 0))
 	m.ObserveLoad(telemetry.Load{Result: "ok", Published: true, Documents: map[telemetry.DocumentLabels]int{{}: 1}})
 	families, err := m.Registry().Gather()
 	if err != nil {

@@ -39,6 +39,17 @@ const (
 	codeProviderExtends   = "WRIT360"
 	codeProvidersDiffer   = "WRIT361"
 	codeProviderNameShape = "WRIT362"
+	codeAnyAudience       = "WRIT370"
+	codePlainKeys         = "WRIT371"
+	codeUnusableKey       = "WRIT372"
+	codeTokenNeverThere   = "WRIT373"
+	codeTokenNotRequired  = "WRIT374"
+	codeAudienceUndone    = "WRIT375"
+	codeSharedLocation    = "WRIT376"
+	codeIssuerSlash       = "WRIT377"
+	codeUnknownIssuer     = "WRIT378"
+	codeNoTokenRules      = "WRIT379"
+	codeNotDiscoverable   = "WRIT380"
 )
 
 // hazards is the table of all codes, in order. It is only read.
@@ -113,6 +124,28 @@ var hazards = []policy.Code{
 		Explanation: "With Istio's default settings no provider is asked and every matching request is denied."},
 	{Code: codeProviderNameShape, Severity: policy.SeverityWarning, Title: "provider name that is not a DNS label",
 		Explanation: "Istio treats such a provider as broken: matching requests are denied."},
+	{Code: codeAnyAudience, Severity: policy.SeverityWarning, Title: "issuer without audiences",
+		Explanation: "Every token of the issuer is taken, also one that was made for another service."},
+	{Code: codePlainKeys, Severity: policy.SeverityWarning, Title: "keys over plain http",
+		Explanation: "Whoever is on the way can replace the keys and make tokens. writ fetches over http only if its configuration allows it."},
+	{Code: codeUnusableKey, Severity: policy.SeverityWarning, Title: "key that cannot be used",
+		Explanation: "The key is weak, incomplete or not meant for verifying; tokens signed with it are refused."},
+	{Code: codeTokenNeverThere, Severity: policy.SeverityWarning, Title: "condition on a token where none is verified",
+		Explanation: "Without a RequestAuthentication for the workload no request has a principal or claims."},
+	{Code: codeTokenNotRequired, Severity: policy.SeverityWarning, Title: "token rules that nothing requires",
+		Explanation: "A RequestAuthentication refuses bad tokens only; a request without a token passes unless a policy asks for one."},
+	{Code: codeAudienceUndone, Severity: policy.SeverityWarning, Title: "audiences undone by another rule",
+		Explanation: "A token is good if any rule takes it, and another rule takes the issuer's tokens for any audience."},
+	{Code: codeSharedLocation, Severity: policy.SeverityInfo, Title: "location shared by two issuers",
+		Explanation: "A request that carries tokens of both is refused: each rule finds the other's token and refuses it."},
+	{Code: codeIssuerSlash, Severity: policy.SeverityWarning, Title: "issuer that differs by a trailing slash",
+		Explanation: "Issuers are compared byte for byte."},
+	{Code: codeUnknownIssuer, Severity: policy.SeverityWarning, Title: "issuer that no token rule has",
+		Explanation: "No request has a verified token of this issuer, so the value never matches."},
+	{Code: codeNoTokenRules, Severity: policy.SeverityInfo, Title: "RequestAuthentication without rules",
+		Explanation: "It does nothing, and does not lift the rules of others."},
+	{Code: codeNotDiscoverable, Severity: policy.SeverityWarning, Title: "issuer that keys cannot be discovered from",
+		Explanation: "Without jwks and jwksUri the keys are looked for where the issuer's URL says; this issuer is no such URL."},
 }
 
 // Codes lists every code [Lint] can report, in order. Those of decoding and validation are in [policy.Codes].

@@ -1,6 +1,7 @@
 package analysis_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/writ-auth/writ/policy"
@@ -9,7 +10,7 @@ import (
 
 // Whatever the documents, Lint neither panics nor reports an error, a code it does not own, or a place outside the file.
 func FuzzLint(f *testing.F) {
-	for _, tt := range hazardCases {
+	for _, tt := range append(slices.Clone(hazardCases), tokenCases...) {
 		f.Add([]byte(tt.fires), "shop.example")
 		f.Add([]byte(tt.quiet), "cluster.local")
 	}

@@ -27,6 +27,7 @@ func Lint(docs []*policy.Document, mesh policy.Mesh) []policy.Problem {
 		checkPolicy(l, p)
 		checkScope(l, p)
 		checkProvider(l, p)
+		checkTokenNeeds(l, p)
 		for i := range p.rules {
 			r := &p.rules[i]
 			checkRule(l, r)
@@ -34,6 +35,9 @@ func Lint(docs []*policy.Document, mesh policy.Mesh) []policy.Problem {
 			checkAbsence(l, r)
 			r.all(func(c *condition) { checkCondition(l, r, c) })
 		}
+	}
+	for i := range l.tokens {
+		checkTokens(l, &l.tokens[i])
 	}
 	checkSelectors(l)
 	checkCovered(l)
@@ -49,7 +53,8 @@ type linter struct {
 	workloads []registered
 	objects   map[policy.Object]bool // every document of the set, whatever its kind
 	mtls      map[string]bool        // namespaces with a PeerAuthentication; what it says is not read here
-	issuers   []string               // of RequestAuthentications
+	tokens    []tokenView            // the RequestAuthentications
+	issuers   []string               // of their rules
 
 	docs     []*policy.Document
 	problems map[*policy.Document][]policy.Problem
@@ -90,6 +95,7 @@ func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
 		case *securityv1beta1.AuthorizationPolicy:
 			l.policies = append(l.policies, newView(doc, spec, mesh.RootNamespace))
 		case *securityv1beta1.RequestAuthentication:
+			l.tokens = append(l.tokens, tokenView{doc, newScope(doc, spec, mesh.RootNamespace), spec.GetJwtRules()})
 			for _, r := range spec.GetJwtRules() {
 				l.issuers = append(l.issuers, r.GetIssuer())
 			}

@@ -386,7 +386,7 @@ func custom(name, provider string) string {
 }
 
 func TestHazards(t *testing.T) {
-	for _, tt := range hazardCases {
+	for _, tt := range append(slices.Clone(hazardCases), tokenCases...) {
 		t.Run(tt.code+"/"+tt.name, func(t *testing.T) {
 			var hit *policy.Problem
 			got := lint(t, tt.mesh, tt.fires)
@@ -442,6 +442,13 @@ spec:
   rules:
   - from: [{source: {notRequestPrincipals: ["*"]}}]
     to: [{operation: {ports: ["8443"]}}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: idp, namespace: shop}
+spec:
+  selector: {matchLabels: {app: payment}}
+  jwtRules: [{issuer: https://idp.example, audiences: [payment]}]
 `
 	if got := lint(t, policy.Mesh{}, text); len(got) > 0 {
 		t.Errorf("got %v", got)

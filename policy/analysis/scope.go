@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
-	securityv1beta1 "istio.io/api/security/v1beta1"
 	typev1beta1 "istio.io/api/type/v1beta1"
 
 	"github.com/writ-auth/writ/policy"
@@ -21,7 +20,14 @@ type scope struct {
 	refs      []string // "Kind/name" of targetRefs, sorted; such a policy reaches no workload's own proxy
 }
 
-func newScope(doc *policy.Document, spec *securityv1beta1.AuthorizationPolicy, root string) scope {
+// targeted is a spec that says whom it applies to.
+type targeted interface {
+	GetSelector() *typev1beta1.WorkloadSelector
+	GetTargetRef() *typev1beta1.PolicyTargetReference
+	GetTargetRefs() []*typev1beta1.PolicyTargetReference
+}
+
+func newScope(doc *policy.Document, spec targeted, root string) scope {
 	s := scope{namespace: doc.Namespace, root: doc.Namespace == root, labels: spec.GetSelector().GetMatchLabels()}
 	for _, ref := range targetRefs(spec) {
 		s.refs = append(s.refs, ref.GetKind()+"/"+ref.GetName())
@@ -31,7 +37,7 @@ func newScope(doc *policy.Document, spec *securityv1beta1.AuthorizationPolicy, r
 }
 
 // targetRefs reads the list, or the older single field when the list is empty.
-func targetRefs(spec *securityv1beta1.AuthorizationPolicy) []*typev1beta1.PolicyTargetReference {
+func targetRefs(spec targeted) []*typev1beta1.PolicyTargetReference {
 	if refs := spec.GetTargetRefs(); len(refs) > 0 || spec.GetTargetRef() == nil {
 		return refs
 	}

@@ -25,6 +25,8 @@ var valueChecks = []valueCheck{
 	{codeNoAliases, noAliases},
 	{codeLiteralDomain, literalDomain},
 	{codeRequestPrincipal, requestPrincipal},
+	{codeIssuerSlash, issuerSlash},
+	{codeUnknownIssuer, unknownIssuer},
 	{codeMappedIP, mappedIP},
 	{codeHostBits, hostBits},
 	{codeRootAccount, rootAccount},

@@ -13,9 +13,11 @@ import (
 
 // answer is what every service of the shop replies.
 type answer struct {
-	Service string `json:"service"`
-	Did     string `json:"did"`
-	Calls   []call `json:"calls,omitempty"` // what it had to ask others for
+	Service  string `json:"service"`
+	Did      string `json:"did"`
+	Customer string `json:"customer,omitempty"` // whom x-customer-id names
+	Token    bool   `json:"token,omitempty"`    // whether the customer's token reached it
+	Calls    []call `json:"calls,omitempty"`    // what it had to ask others for
 }
 
 // call is one request a service made to another.
@@ -27,7 +29,10 @@ type call struct {
 // service is a backend that knows nothing of identities or policies: its sidecar does.
 func service(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		reply(w, http.StatusOK, answer{Service: name, Did: r.Method + " " + r.URL.Path})
+		reply(w, http.StatusOK, answer{
+			Service: name, Did: r.Method + " " + r.URL.Path,
+			Customer: r.Header.Get("x-customer-id"), Token: r.Header.Get("authorization") != "",
+		})
 	})
 }
 

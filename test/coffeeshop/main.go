@@ -3,6 +3,7 @@
 //
 // It sends a table of requests, shows what was expected and what came back, and why, as Envoy's access log tells it.
 // Then it stays up for you to try things, until Ctrl-C, which leaves nothing behind: no process, no file, no port.
+// Meanwhile its identity provider goes down, comes back and rotates its keys, which shows what becomes of tokens.
 package main
 
 import (
@@ -15,6 +16,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // startPatience bounds how long everything together may take to come up; the first run may have to fetch Envoy.
@@ -44,7 +47,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.BoolVar(&o.once, "once", false, "send the table of requests and exit: 1 if an answer differs")
 	flags.BoolVar(&o.verbose, "v", false, "show what writ and the Envoys print")
-	flags.IntVar(&o.port, "port", 15001, "first of the seven ports on 127.0.0.1 that are used; 0 = any free ones")
+	flags.IntVar(&o.port, "port", 15001, "first of the eight ports on 127.0.0.1 that are used; 0 = any free ones")
 	flags.StringVar(&o.policies, "policies", "deploy/coffee-shop/policies", "directory of documents")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -88,18 +91,47 @@ func run(args []string, stdout, stderr io.Writer) (err error) {
 	if err != nil {
 		return unlessEnded(ctx, err)
 	}
-	if opts.once && different > 0 {
+	if opts.once {
+		return shop.once(ctx, stdout, different)
+	}
+	return shop.stay(ctx, stdout, different)
+}
+
+// once ends the run with the drill, or with an error if an answer differs.
+func (s *shop) once(ctx context.Context, stdout io.Writer, different int) error {
+	if different == 0 {
+		more, err := s.drill(ctx, stdout)
+		if err != nil {
+			return unlessEnded(ctx, err)
+		}
+		different = more
+	}
+	if different > 0 {
 		return fmt.Errorf("%d answers differ from what deploy/coffee-shop/policies says", different)
 	}
-	if opts.once {
-		return nil
-	}
-	shop.invite(stdout)
-	if err := shop.wait(ctx); err != nil {
+	return nil
+}
+
+// stay keeps the shop open until ctx ends. The drill takes half a minute, so it runs while people try things.
+func (s *shop) stay(ctx context.Context, stdout io.Writer, different int) error {
+	s.invite(stdout)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		more, err := s.drill(ctx, stdout)
+		different += more
+		return unlessEnded(ctx, err)
+	})
+	group.Go(func() error {
+		defer cancel()
+		return s.wait(ctx)
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	if different > 0 {
-		return fmt.Errorf("%d answers of the table differed", different)
+		return fmt.Errorf("%d answers of the tables differed", different)
 	}
 	return nil
 }

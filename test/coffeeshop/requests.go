@@ -29,35 +29,51 @@ type request struct {
 	method  string // "TCP" for a connection to the database
 	path    string
 	header  string // "name: value", or empty
-	answer  string // HTTP status, or open, closed, refused
+	token   string // see shop.token; empty = none
+	answer  string // HTTP status and whom the service was told it is for, or open, closed, refused
 	why     string
 }
 
 // Every row follows from deploy/coffee-shop/policies; the number in brackets is the rule's, counted from 0.
 var requests = []request{
-	{"customer-service", "order-service", "GET", "/orders?drink=espresso", "", "200", "allow coffee-shop/order-callers[0]"},
-	{"customer-service", "order-service", "POST", "/orders", "", "201", "allow coffee-shop/order-callers[0]"},
-	{"customer-service", "order-service", "GET", "/orders/7", "", "200", "allow coffee-shop/order-callers[0]"},
-	{"customer-service", "order-service", "PUT", "/orders/7/status", "", "403", "no_allow_match"},
-	{"barista-service", "order-service", "PUT", "/orders/7/status", "", "200", "allow coffee-shop/order-callers[1]"},
-	{"barista-service", "order-service", "PUT", "/orders/7/../status", "", "403", "no_allow_match"},
-	{"customer-service", "payment-service", "POST", "/payments", "", "403", "no_allow_match, audited, dry run: denied"},
-	{"order-service", "payment-service", "POST", "/payments", "", "200", "allow coffee-shop/payment-from-order[0], audited, dry run: denied"},
-	{"order-service", "payment-service", "POST", "/payments", "idempotency-key: 7", "200", "allow coffee-shop/payment-from-order[0], audited"},
-	{"order-service", "inventory-service", "GET", "/inventory/espresso", "", "200", "allow coffee-shop/inventory-callers[0]"},
-	{"order-service", "inventory-service", "PUT", "/inventory/espresso", "", "403", "no_allow_match"},
-	{"barista-service", "inventory-service", "PUT", "/inventory/espresso", "", "200", "allow coffee-shop/inventory-callers[1]"},
-	{"order-service", "barista-service", "POST", "/brews", "", "403", "no_allow_match"},
-	{"order-service", "barista-service", "POST", "/brews", "x-order-id: 7", "200", "allow coffee-shop/barista-brews[0]"},
-	{"order-service", "customer-service", "DELETE", "/customers/7", "", "403", "deny coffee-shop/customer-delete-by-admin-only[0]"},
-	{"admin-service", "customer-service", "DELETE", "/customers/7", "", "200", "allow coffee-shop/customer-callers[1]"},
-	{"payment-service", "order-service", "GET", "/healthz", "", "200", "allow coffee-shop/health[0]"},
-	{"printer", "order-service", "GET", "/healthz", "", "403", "no_allow_match"},
-	{nobody, "order-service", "GET", "/healthz", "", "403", "deny istio-system/require-identity[0]"},
-	{nobody, "barista-service", "GET", "/healthz", "", "403", "unknown_workload"},
-	{"impostor", "order-service", "POST", "/orders", "", "refused", "its certificate is of another trust domain"},
-	{"inventory-service", databaseService, "TCP", "", "", "open", "allow coffee-shop/inventory-database[0]"},
-	{"order-service", databaseService, "TCP", "", "", "closed", "no_allow_match"},
+	{"customer-service", "order-service", "GET", "/orders?drink=espresso", "", "", "200", "allow coffee-shop/order-callers[0]"},
+	{"customer-service", "order-service", "POST", "/orders", "", "", "201", "allow coffee-shop/order-callers[0]"},
+	{"customer-service", "order-service", "GET", "/orders/7", "", "", "200", "allow coffee-shop/order-callers[0]"},
+	{"customer-service", "order-service", "PUT", "/orders/7/status", "", "", "403", "no_allow_match"},
+	{"barista-service", "order-service", "PUT", "/orders/7/status", "", "", "200", "allow coffee-shop/order-callers[1]"},
+	{"barista-service", "order-service", "PUT", "/orders/7/../status", "", "", "403", "no_allow_match"},
+	{"customer-service", "payment-service", "POST", "/payments", "", "", "403", "no_allow_match, audited, dry run: denied"},
+	{"order-service", "payment-service", "POST", "/payments", "", "", "200", "allow coffee-shop/payment-from-order[0], audited, dry run: denied"},
+	{"order-service", "payment-service", "POST", "/payments", "idempotency-key: 7", "", "200", "allow coffee-shop/payment-from-order[0], audited"},
+	{"order-service", "inventory-service", "GET", "/inventory/espresso", "", "", "200", "allow coffee-shop/inventory-callers[0]"},
+	{"order-service", "inventory-service", "PUT", "/inventory/espresso", "", "", "403", "no_allow_match"},
+	{"barista-service", "inventory-service", "PUT", "/inventory/espresso", "", "", "200", "allow coffee-shop/inventory-callers[1]"},
+	{"order-service", "barista-service", "POST", "/brews", "", "", "403", "no_allow_match"},
+	{"order-service", "barista-service", "POST", "/brews", "x-order-id: 7", "", "200", "allow coffee-shop/barista-brews[0]"},
+	{"order-service", "customer-service", "DELETE", "/customers/7", "", "", "403", "deny coffee-shop/customer-delete-by-admin-only[0]"},
+	{"admin-service", "customer-service", "DELETE", "/customers/7", "", "", "200", "allow coffee-shop/customer-admin[0]"},
+	{"order-service", "customer-service", "GET", "/customers/7", "", "", "403", "no_allow_match"},
+	{"order-service", "customer-service", "GET", "/customers/7", "", "alice", "200 for alice", "allow coffee-shop/require-jwt[0]"},
+	{"payment-service", "customer-service", "GET", "/customers/7", "", "alice", "403", "no_allow_match"},
+	{"order-service", "customer-service", "GET", "/customers/7", "", "expired", "401", "token_refused: expired"},
+	{"order-service", "customer-service", "GET", "/customers/7", "", "forged", "401", "token_refused: signature_invalid"},
+	{"order-service", "customer-service", "GET", "/customers/7", "", "unsigned", "401", "token_refused: algorithm_unsupported"},
+	{"order-service", "customer-service", "GET", "/customers/7", "", "another-provider", "401", "token_refused: issuer_unknown"},
+	{"order-service", "customer-service", "GET", "/customers/7", "", "another-service", "403", "token_refused: audience_denied"},
+	{"order-service", "customer-service", "GET", "/customers/7", "x-customer-id: root", "alice", "200 for alice", "allow coffee-shop/require-jwt[0]"},
+	{"order-service", "customer-service", "GET", "/healthz", "x-customer-id: root", "", "200", "allow coffee-shop/health[0]"},
+	{"order-service", "customer-service", "GET", "/customers/7/rewards", "", "alice", "403", "no_allow_match"},
+	{"order-service", "customer-service", "GET", "/customers/7/rewards", "", "carol", "200 for carol", "allow coffee-shop/require-jwt[1]"},
+	{"order-service", "customer-service", "PUT", "/customers/7/address", "", "alice", "200 for alice", "allow coffee-shop/require-jwt[2]"},
+	{"order-service", "customer-service", "PUT", "/customers/7/address", "", "carol", "403", "no_allow_match"},
+	{"barista-service", "customer-service", "GET", "/customers", "", "dave", "200 for dave", "allow coffee-shop/require-jwt[3]"},
+	{"payment-service", "order-service", "GET", "/healthz", "", "", "200", "allow coffee-shop/health[0]"},
+	{"printer", "order-service", "GET", "/healthz", "", "", "403", "no_allow_match"},
+	{nobody, "order-service", "GET", "/healthz", "", "", "403", "deny istio-system/require-identity[0]"},
+	{nobody, "barista-service", "GET", "/healthz", "", "", "403", "unknown_workload"},
+	{"impostor", "order-service", "POST", "/orders", "", "", "refused", "its certificate is of another trust domain"},
+	{"inventory-service", databaseService, "TCP", "", "", "", "open", "allow coffee-shop/inventory-database[0]"},
+	{"order-service", databaseService, "TCP", "", "", "", "closed", "no_allow_match"},
 }
 
 // String is the request as a person would write it.
@@ -66,8 +82,15 @@ func (r request) String() string {
 	if r.path != "" {
 		text += " " + r.path
 	}
+	var with []string
 	if r.header != "" {
-		text += "  (" + r.header + ")"
+		with = append(with, r.header)
+	}
+	if r.token != "" {
+		with = append(with, "token: "+r.token)
+	}
+	if len(with) > 0 {
+		text += "  (" + strings.Join(with, ", ") + ")"
 	}
 	return text
 }
@@ -80,6 +103,7 @@ type logged struct {
 	Reason      string `json:"reason"`
 	Policy      string `json:"policy"`
 	Rule        int    `json:"rule"`
+	Token       string `json:"token"` // why it was refused
 	Audit       any    `json:"audit"`
 	DryRunAllow string `json:"dry_run_allow"`
 	DryRunDeny  string `json:"dry_run_deny"`
@@ -88,6 +112,9 @@ type logged struct {
 // why is the short form.
 func (l logged) why() string {
 	text := l.Reason
+	if l.Token != "" {
+		text += ": " + l.Token
+	}
 	if l.Policy != "" {
 		text = fmt.Sprintf("%s %s[%d]", l.Layer, l.Policy, l.Rule)
 	}
@@ -131,6 +158,13 @@ func (s *shop) sendHTTP(ctx context.Context, r request) (answer, why string, err
 	if name, value, ok := strings.Cut(r.header, ": "); ok {
 		req.Header.Set(name, value)
 	}
+	if r.token != "" {
+		token, err := s.token(r.token)
+		if err != nil {
+			return "", "", err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	sidecar := s.sidecars[r.service]
 	mark := sidecar.Output.Mark()
 	client := http.Client{Transport: transport}
@@ -142,11 +176,12 @@ func (s *shop) sendHTTP(ctx context.Context, r request) (answer, why string, err
 		return "", "", err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)); err != nil {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
 		return "", "", err
 	}
 	line, err := waitLog(ctx, sidecar, mark, func(l logged) bool { return l.RequestID == id })
-	return strconv.Itoa(resp.StatusCode), line.why(), err
+	return strconv.Itoa(resp.StatusCode) + customerOf(body), line.why(), err
 }
 
 // rejected reports whether the server ended the TLS handshake.

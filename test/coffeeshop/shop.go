@@ -28,7 +28,8 @@ const (
 	portBarista
 	portDatabase // TCP, next to inventory-service
 	portDiagnostics
-	portsUsed // how many there are
+	portIdentity // the identity provider; identityPort if counted from the default
+	portsUsed    // how many there are
 )
 
 // member is one service of the shop.
@@ -64,6 +65,7 @@ type shop struct {
 	ca        *testkit.CA
 	clients   map[string]*tls.Certificate // by name
 	authority *testkit.Authority
+	identity  *testkit.IdentityProvider
 	sidecars  map[string]*testkit.Envoy // by service
 
 	mu      sync.Mutex
@@ -91,7 +93,13 @@ func (s *shop) open(ctx context.Context, opts options, stderr io.Writer) error {
 	if err := s.takePorts(ctx, opts.port); err != nil {
 		return err
 	}
+	if err := s.aimPolicies(); err != nil {
+		return err
+	}
 	if err := s.makeCertificates(); err != nil {
+		return err
+	}
+	if err := s.startIdentityProvider(ctx); err != nil {
 		return err
 	}
 	envoy, err := testkit.EnvoyPath(ctx)
@@ -192,6 +200,9 @@ documents: %s
 authz:
   listen: unix:authz.sock
   decision_log: {to: decisions.jsonl, log: all}
+  jwks:
+    allow_networks: [127.0.0.1]         # by default no key is fetched from this machine or a private network
+    ca: {127.0.0.1: identity-ca.pem}    # besides the system's CAs, for this host alone
 admin: unix:admin.sock
 diagnostics: %s
 `, s.policies, local(s.ports[portDiagnostics]))

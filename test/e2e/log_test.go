@@ -13,6 +13,8 @@ type logged struct {
 	Listener  string `json:"listener"`
 	From      string `json:"from"`
 	why
+	Token       string `json:"token"`      // why a token was refused
+	TokenRule   string `json:"token_rule"` // that refused it, or whose token it is
 	Audit       any    `json:"audit"`
 	DryRunAllow string `json:"dry_run_allow"`
 	DryRunDeny  string `json:"dry_run_deny"`

@@ -104,10 +104,13 @@ func (b *bench) policy(t *testing.T, name, text string) {
 	}
 }
 
-// serve starts `writ serve` on socket (a name inside the folder).
-func (b *bench) serve(t *testing.T, socket string) *testkit.Authority {
+// serve starts `writ serve` on socket (a name inside the folder). The settings, one a line, belong to authz.
+func (b *bench) serve(t *testing.T, socket string, settings ...string) *testkit.Authority {
 	t.Helper()
-	config := fmt.Sprintf("documents: policies\nauthz:\n  listen: unix:%s\n  decision_log: {to: %s.jsonl, log: all}\ndiagnostics: 127.0.0.1:0\n", socket, socket)
+	config := fmt.Sprintf("documents: policies\ndiagnostics: 127.0.0.1:0\nauthz:\n  listen: unix:%s\n  decision_log: {to: %s.jsonl, log: all}\n", socket, socket)
+	for _, line := range settings {
+		config += "  " + line + "\n"
+	}
 	path := b.file(socket + ".yaml")
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
@@ -296,7 +299,14 @@ func try(ctx context.Context, client *http.Client, base, method, target string, 
 // eventually repeats try until it succeeds: for changes that writ picks up from files.
 func eventually(t *testing.T, what string, try func() error) {
 	t.Helper()
-	ctx := bounded(t)
+	eventuallyWithin(t, patience, what, try)
+}
+
+// eventuallyWithin is eventually for what takes its time even when all is well.
+func eventuallyWithin(t *testing.T, patience time.Duration, what string, try func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,8 +127,7 @@ func (stock) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse
 // peer is one server process and the connections to it: like Envoy, one from each worker.
 type peer struct {
 	conns []*grpc.ClientConn
-	in    io.WriteCloser
-	out   *bufio.Reader
+	cpu   func(*testing.B) time.Duration // CPU time the process has used
 }
 
 const workers = 2
@@ -141,49 +141,101 @@ func startPeer(b *testing.B, role string) *peer {
 	command := exec.CommandContext(context.Background(), self) // ends with its standard input
 	command.Env = append(os.Environ(), roleVariable+"="+role)
 	command.Stderr = os.Stderr
-	p := &peer{}
-	if p.in, err = command.StdinPipe(); err != nil {
-		b.Fatal(err)
-	}
-	out, err := command.StdoutPipe()
+	in, err := command.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
 	}
-	p.out = bufio.NewReader(out)
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out := bufio.NewReader(stdout)
 	if err := command.Start(); err != nil {
 		b.Fatal(err)
 	}
+	p := &peer{cpu: func(b *testing.B) time.Duration { return askCPU(b, in, out) }}
 	b.Cleanup(func() {
-		for _, c := range p.conns {
-			_ = c.Close()
-		}
-		_ = p.in.Close() // ends the process
+		p.close()
+		_ = in.Close() // ends the process
 		if err := command.Wait(); err != nil {
 			b.Errorf("%s: %v", role, err)
 		}
 	})
-	address, err := p.out.ReadString('\n')
+	address, err := out.ReadString('\n')
 	if err != nil {
 		b.Fatalf("%s did not start: %v", role, err)
 	}
+	p.connect(b, strings.TrimSpace(address))
+	return p
+}
+
+// startServe runs `writ serve` as it is built.
+func startServe(b *testing.B, config string) *peer {
+	b.Helper()
+	binary := filepath.Join(b.TempDir(), "writ")
+	if out, err := exec.CommandContext(b.Context(), "go", "build", "-o", binary, "github.com/writ-auth/writ/cmd/writ").CombinedOutput(); err != nil {
+		b.Fatalf("go build: %v\n%s", err, out)
+	}
+	command := exec.CommandContext(context.Background(), binary, "serve", "-c", config)
+	stderr, err := command.StderrPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		b.Fatal(err)
+	}
+	p := &peer{cpu: func(b *testing.B) time.Duration { return threadsCPU(b, command.Process.Pid) }}
+	b.Cleanup(func() {
+		p.close()
+		_ = command.Process.Signal(os.Interrupt)
+		if err := command.Wait(); err != nil {
+			b.Errorf("writ serve: %v", err)
+		}
+	})
+	address, loaded := "", false
+	lines := bufio.NewScanner(stderr)
+	for (address == "" || !loaded) && lines.Scan() {
+		if _, rest, ok := strings.Cut(lines.Text(), "msg=listening for=authz address="); ok {
+			address, _, _ = strings.Cut(rest, " ")
+		}
+		loaded = loaded || strings.Contains(lines.Text(), `msg="documents loaded"`)
+	}
+	if !loaded {
+		b.Fatal("writ serve did not start")
+	}
+	go func() { // nobody reads the rest
+		for lines.Scan() {
+		}
+	}()
+	p.connect(b, address)
+	return p
+}
+
+func (p *peer) connect(b *testing.B, address string) {
+	b.Helper()
 	for range workers {
-		conn, err := grpc.NewClient(strings.TrimSpace(address), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{})))
 		if err != nil {
 			b.Fatal(err)
 		}
 		p.conns = append(p.conns, conn)
 	}
-	return p
 }
 
-// cpu is the CPU time the process has used.
-func (p *peer) cpu(b *testing.B) time.Duration {
+func (p *peer) close() {
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+// askCPU has a server of ours tell.
+func askCPU(b *testing.B, in io.Writer, out *bufio.Reader) time.Duration {
 	b.Helper()
-	if _, err := io.WriteString(p.in, "\n"); err != nil {
+	if _, err := io.WriteString(in, "\n"); err != nil {
 		b.Fatal(err)
 	}
-	line, err := p.out.ReadString('\n')
+	line, err := out.ReadString('\n')
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -192,6 +244,28 @@ func (p *peer) cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(ns)
+}
+
+// threadsCPU adds up what the scheduler has given each thread of a process, in nanoseconds.
+func threadsCPU(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(files) == 0 {
+		b.Fatalf("process %d has no threads to read: %v", pid, err)
+	}
+	var total int64
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		total += ns
+	}
+	return time.Duration(total)
 }
 
 // raw is a client codec that sends bytes made beforehand, so that the client stays out of the way.
@@ -238,23 +312,7 @@ func BenchmarkCheckRPC(b *testing.B) {
 	}
 	for _, concurrency := range []int{1, 8, 32} {
 		b.Run(fmt.Sprintf("streams=%d", concurrency), func(b *testing.B) {
-			const size, rounds = 4_000, 21
-			ours, theirs := startPeer(b, "writ"), startPeer(b, "stock")
-			ours.round(b, request, size, concurrency)
-			theirs.round(b, request, size, concurrency)
-			var writ, plain []time.Duration
-			var ratios []float64
-			for b.Loop() {
-				for range rounds {
-					w, s := ours.round(b, request, size, concurrency), theirs.round(b, request, size, concurrency)
-					writ, plain = append(writ, w), append(plain, s)
-					ratios = append(ratios, float64(w)/float64(s))
-				}
-			}
-			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(median(writ).Seconds()*1e6, "writ-cpu-µs/check")
-			b.ReportMetric(median(plain).Seconds()*1e6, "stock-cpu-µs/check")
-			b.ReportMetric(median(ratios), "ratio")
+			pair(b, startPeer(b, "writ"), startPeer(b, "stock"), request, concurrency)
 		})
 	}
 }
