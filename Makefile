@@ -3,7 +3,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build run test race conformance e2e bench fuzz lint vuln ci clean
+.PHONY: help build run test race conformance e2e citadel bench fuzz lint vuln ci clean
 
 # Tools, pinned here and nowhere else.
 GOLANGCI_VERSION := v2.12.2
@@ -40,6 +40,9 @@ conformance: ## only the recorded answers of Istio and Envoy
 
 e2e: ## only the tests that drive a real Envoy
 	@$(WITH_ENVOY) go test -count=1 ./test/e2e/...
+
+citadel: ## Istio's own agent code against the authority (a module of its own: 250 modules, minutes the first time)
+	cd test/conformance/citadel && go test -count=1 ./...
 
 bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (a minute or two for all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $$(grep -rlE '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)

@@ -1,7 +1,8 @@
 package authz
 
 import (
-	"math/rand/v2"
+	"crypto/rand"
+	"encoding/binary"
 	"strconv"
 	"sync/atomic"
 
@@ -65,7 +66,11 @@ type IDs struct {
 }
 
 // NewIDs makes a source of IDs that no other process shares.
-func NewIDs() *IDs { return &IDs{process: rand.Uint64()} }
+func NewIDs() *IDs {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return &IDs{process: binary.NativeEndian.Uint64(b[:])}
+}
 
 // Next makes an ID.
 func (ids *IDs) Next() ID { return ID{ids.process, ids.sequence.Add(1)} }

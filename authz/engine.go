@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"github.com/writ-auth/writ/policy"
 )
@@ -65,10 +66,8 @@ func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bo
 
 // revoked reports whether any name, the certificate or the key of the caller is revoked.
 func revoked(list Revoked, r *policy.Request) bool {
-	for _, name := range r.Names {
-		if list.ID(name) {
-			return true
-		}
+	if slices.ContainsFunc(r.Names, list.ID) {
+		return true
 	}
 	return r.Peer != nil && (list.Serial(r.Peer.Serial) || list.Key(r.Peer.KeyHash))
 }

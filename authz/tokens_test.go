@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/writ-auth/writ/authz"
@@ -72,9 +73,7 @@ func TestTokensMeetPolicies(t *testing.T) {
 	when := func(key, values string) string { return "{when: [{key: '" + key + "', " + values + "}]}" }
 	with := func(extra map[string]any) map[string]any {
 		claims := map[string]any{"iss": idp, "sub": "alice"}
-		for k, v := range extra {
-			claims[k] = v
-		}
+		maps.Copy(claims, extra)
 		return claims
 	}
 	tests := []struct {

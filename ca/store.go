@@ -26,7 +26,7 @@ type Intent struct {
 	Issuer    string    // authority that signs, by its subject key identifier in hex
 	Caller    string    // who asked, as "method:who": join_token:…, client_cert:…, oidc:…, unix:…
 	Profile   string    // profile the template came from
-	TTLRule   string    // the rule that set the lifetime: requested, default, max, issuer
+	TTLRule   string    // the rule that set the lifetime: requested, default, min, max, issuer
 	KeyHash   [32]byte  // SHA-256 of the subject public key info
 	NotBefore time.Time // whole seconds, UTC
 	NotAfter  time.Time
@@ -141,7 +141,7 @@ type Event struct {
 }
 
 // Store is everything durable. ca/store has one for SQLite and one for PostgreSQL.
-type Store interface {
+type Store interface { //nolint:interfacebloat // it only joins the small ones for whoever opens a store
 	Ledger
 	Tokens
 	Revocations
