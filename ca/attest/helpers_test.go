@@ -142,13 +142,13 @@ type memory struct {
 	mu      sync.Mutex
 	entries map[ca.Serial]ca.Entry
 	tokens  map[[32]byte]ca.Token
-	grants  map[spiffeid.ID][]spiffeid.ID
+	grants  map[[32]byte][]spiffeid.ID
 	broken  bool
 	taken   int
 }
 
 func newMemory() *memory {
-	return &memory{entries: map[ca.Serial]ca.Entry{}, tokens: map[[32]byte]ca.Token{}, grants: map[spiffeid.ID][]spiffeid.ID{}}
+	return &memory{entries: map[ca.Serial]ca.Entry{}, tokens: map[[32]byte]ca.Token{}, grants: map[[32]byte][]spiffeid.ID{}}
 }
 
 func (m *memory) Find(_ context.Context, q ca.Query) ([]ca.Entry, string, error) {
@@ -182,17 +182,17 @@ func (m *memory) TakeToken(_ context.Context, hash [32]byte, now time.Time) (ca.
 		return ca.Token{}, ca.ErrNotFound
 	}
 	m.taken++
-	m.grants[token.IDs[0]] = append(m.grants[token.IDs[0]], token.IDs...)
+	m.grants[hash] = token.IDs
 	return token, nil
 }
 
-func (m *memory) Grants(_ context.Context, id spiffeid.ID) ([]spiffeid.ID, error) {
+func (m *memory) Grants(_ context.Context, hash [32]byte) ([]spiffeid.ID, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.broken {
 		return nil, ca.ErrUnavailable
 	}
-	return m.grants[id], nil
+	return m.grants[hash], nil
 }
 
 // record puts a certificate into the ledger.

@@ -52,7 +52,7 @@ func isJoinToken(bearer string) bool { return strings.HasPrefix(bearer, JoinToke
 // succeeds exactly once.
 type TokenTaker interface {
 	TakeToken(ctx context.Context, hash [32]byte, now time.Time) (ca.Token, error)
-	Grants(ctx context.Context, id spiffeid.ID) ([]spiffeid.ID, error)
+	Grants(ctx context.Context, hash [32]byte) ([]spiffeid.ID, error)
 }
 
 // join takes the token. Unknown, used, expired and malformed ones are refused with the same words, in the log as well:

@@ -37,7 +37,7 @@ type Store struct {
 	bySerial map[ca.Serial]int
 	byKey    map[[32]byte][]int
 	tokens   map[[32]byte]ca.Token
-	grants   map[spiffeid.ID][]spiffeid.ID
+	grants   map[[32]byte][]spiffeid.ID
 	revoked  []ca.Revocation
 	state    map[string]document
 	events   []ca.Event
@@ -61,7 +61,7 @@ func New(tb TB) *Store {
 	}
 	return &Store{
 		tb: tb, bySerial: map[ca.Serial]int{}, byKey: map[[32]byte][]int{}, tokens: map[[32]byte]ca.Token{},
-		grants: map[spiffeid.ID][]spiffeid.ID{}, state: map[string]document{},
+		grants: map[[32]byte][]spiffeid.ID{}, state: map[string]document{},
 	}
 }
 
@@ -270,18 +270,16 @@ func (s *Store) TakeToken(ctx context.Context, hash [32]byte, now time.Time) (t 
 			return ca.ErrNotFound
 		}
 		t = found
-		for _, id := range t.IDs {
-			s.grants[id] = t.IDs
-		}
+		s.grants[hash] = t.IDs
 		return nil
 	})
 	return t, err
 }
 
-// Grants lists the identities that came with the same token.
-func (s *Store) Grants(ctx context.Context, id spiffeid.ID) (ids []spiffeid.ID, err error) {
+// Grants lists the identities of a token that was used.
+func (s *Store) Grants(ctx context.Context, hash [32]byte) (ids []spiffeid.ID, err error) {
 	err = s.do(ctx, "Grants", func() error {
-		ids = slices.Clone(s.grants[id])
+		ids = slices.Clone(s.grants[hash])
 		return nil
 	})
 	return ids, err
