@@ -47,7 +47,7 @@ e2e: ## only the tests that drive a real Envoy
 citadel: ## Istio's own agent code against the authority (a module of its own: 250 modules, minutes the first time)
 	cd test/conformance/citadel && go test -count=1 ./...
 
-bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (a minute or two for all)
+bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (about ten minutes for all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $$(grep -rlE '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 
 fuzz: ## each fuzz target in turn for FUZZTIME (20s)
