@@ -40,6 +40,7 @@ type authority struct {
 	cache     *jwt.Cache    // of verified tokens; nil without one
 	metrics   *telemetry.Metrics
 	decisions *telemetry.DecisionLog
+	issuing   *issuing         // nil without a certificate authority
 	listening []listenerStatus // set before anything runs
 
 	loading sync.Mutex // one load at a time
@@ -50,7 +51,8 @@ type authority struct {
 	draining bool
 }
 
-func newAuthority(cfg *config, log *slog.Logger, decisions *telemetry.DecisionLog) (*authority, error) {
+// newAuthority prepares what the configuration switches on. state is the certificate authority's, nil without one.
+func newAuthority(ctx context.Context, cfg *config, log *slog.Logger, decisions *telemetry.DecisionLog, state *caState) (*authority, error) {
 	build := readBuildInfo()
 	a := &authority{
 		config:    cfg,
@@ -63,32 +65,51 @@ func newAuthority(cfg *config, log *slog.Logger, decisions *telemetry.DecisionLo
 		decisions: decisions,
 	}
 	a.metrics.WatchDecisionLog(decisions)
+	if state != nil {
+		issuing, err := newIssuing(ctx, cfg, a.metrics, state)
+		if err != nil {
+			return nil, err
+		}
+		a.issuing = issuing
+	}
+	if cfg.Authz == nil {
+		return a, nil
+	}
+	return a, a.newChecks()
+}
+
+// newChecks prepares the server that answers checks.
+func (a *authority) newChecks() error {
+	cfg := a.config
 	var serverTLS *tls.Config
 	if cfg.Authz.TLS != nil {
 		certs, err := newCertificates(cfg.Authz.TLS)
 		if err != nil {
-			return nil, invalidf("authz.tls: %w", err)
+			return invalidf("authz.tls: %w", err)
 		}
 		a.certs, serverTLS = certs, certs.config()
 	}
 	tokens, err := a.tokens()
 	if err != nil {
-		return nil, invalidf("authz.jwks: %w", err)
+		return invalidf("authz.jwks: %w", err)
 	}
-	server, err := extauthz.New(extauthz.Config{
+	engine := &authz.Engine{Tokens: tokens}
+	if a.issuing != nil {
+		engine.Revoked = denyList{a.issuing.authority.Deny()}
+	}
+	a.checks, err = extauthz.New(extauthz.Config{
 		Snapshot:        a.store.Load,
-		Engine:          &authz.Engine{Tokens: tokens},
+		Engine:          engine,
 		TrustedHops:     cfg.Authz.TrustedHops,
 		Paths:           extauthz.PathMode(cfg.Authz.Paths),
 		MaxRequestBytes: cfg.Authz.MaxRequestBytes,
 		Observe:         a.observe,
-		Logger:          log,
+		Logger:          a.log,
 		TLS:             serverTLS,
 		Reflection:      cfg.Authz.Reflection,
 		DrainTimeout:    cfg.Authz.DrainTimeout,
 	})
-	a.checks = server
-	return a, err
+	return err
 }
 
 // observe counts and logs one check. It runs on the check's own goroutine.
@@ -113,19 +134,27 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.diagnostics, a.diagnostics())) })
 	}
 	if l.admin != nil {
-		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.admin, a.admin())) })
+		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, adminListener{l.admin, a.log}, a.admin())) })
+	}
+	if a.issuing != nil {
+		a.issuing.support(backCtx, back)
 	}
 
 	front, frontCtx := errgroup.WithContext(ctx)
-	loaded := make(chan struct{})
-	front.Go(func() error { return a.watch(frontCtx, loaded) })
-	front.Go(func() error {
-		select {
-		case <-loaded: // checks that arrive before wait in the listener's queue
-		case <-frontCtx.Done():
-		}
-		return a.checks.Serve(frontCtx, l.authz)
-	})
+	if a.checks != nil {
+		loaded := make(chan struct{})
+		front.Go(func() error { return a.watch(frontCtx, loaded) })
+		front.Go(func() error {
+			select {
+			case <-loaded: // checks that arrive before wait in the listener's queue
+			case <-frontCtx.Done():
+			}
+			return a.checks.Serve(frontCtx, l.authz)
+		})
+	}
+	if a.issuing != nil {
+		front.Go(func() error { return a.issuing.server.Serve(frontCtx, l.ca) })
+	}
 	front.Go(func() error { return a.hangups(frontCtx) })
 	front.Go(func() error { return a.sayDraining(frontCtx) })
 	front.Go(func() error { // what supports the checks must not end before them
@@ -149,7 +178,7 @@ func (a *authority) announce(l *listeners) {
 		name     string
 		listener net.Listener
 		tls      bool
-	}{{"authz", l.authz, a.certs != nil}, {"admin", l.admin, false}, {"diagnostics", l.diagnostics, false}} {
+	}{{"authz", l.authz, a.certs != nil}, {"ca", l.ca, true}, {"admin", l.admin, false}, {"diagnostics", l.diagnostics, false}} {
 		if open.listener == nil {
 			continue
 		}
@@ -161,12 +190,21 @@ func (a *authority) announce(l *listeners) {
 	if a.certs != nil && a.config.Authz.TLS.ClientCA == "" {
 		a.log.Warn("authz.tls.client_ca is not set: whoever reaches the port may ask for decisions")
 	}
-	a.log.Info("writ serves", "version", a.build.Version, "trust_domain", a.config.TrustDomain,
-		"root_namespace", a.config.RootNamespace, "jwt", a.config.Authz.JWT, "decision_log", a.config.Authz.DecisionLog.Log)
+	attrs := []any{"version", a.build.Version, "trust_domain", a.config.TrustDomain}
+	if c := a.config.Authz; c != nil {
+		attrs = append(attrs, "root_namespace", a.config.RootNamespace, "jwt", c.JWT, "decision_log", c.DecisionLog.Log)
+	}
+	if c := a.config.CA; c != nil {
+		attrs = append(attrs, "default_ttl", c.DefaultTTL, "max_ttl", c.MaxTTL)
+	}
+	a.log.Info("writ serves", attrs...)
 }
 
 // load reloads the documents and tells health checks once there is something to decide by.
 func (a *authority) load(trigger string) {
+	if a.checks == nil {
+		return
+	}
 	a.reload(trigger)
 	if a.store.Load() != nil {
 		a.checks.SetReady(true)
@@ -211,9 +249,11 @@ func (a *authority) hangups(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			a.renewCertificates()
+			a.reloadPlugged(ctx, "authority:watch", false)
 		case <-hup:
 			a.decisions.Reopen()
 			a.renewCertificates()
+			a.reloadPlugged(ctx, "authority:SIGHUP", true)
 			a.load("SIGHUP")
 		}
 	}
@@ -231,12 +271,31 @@ func (a *authority) renewCertificates() {
 	}
 }
 
+// reloadPlugged has a plugged-in certificate authority read its files again; what is wrong with them is logged and shown.
+func (a *authority) reloadPlugged(ctx context.Context, by string, demanded bool) {
+	if a.issuing != nil {
+		_ = a.issuing.reload(ctx, by, demanded)
+	}
+}
+
 // sayDraining turns readiness off as soon as the authority is told to stop.
 func (a *authority) sayDraining(ctx context.Context) error {
 	<-ctx.Done()
 	a.mu.Lock()
 	a.draining = true
 	a.mu.Unlock()
-	a.log.Info("draining", "timeout", a.config.Authz.DrainTimeout)
+	a.log.Info("draining", "timeout", a.drainTimeout())
 	return nil
+}
+
+// drainTimeout is how long what is in flight may take to end.
+func (a *authority) drainTimeout() time.Duration {
+	longest := time.Duration(0)
+	if a.config.Authz != nil {
+		longest = a.config.Authz.DrainTimeout
+	}
+	if a.config.CA != nil {
+		longest = max(longest, a.config.CA.DrainTimeout)
+	}
+	return longest
 }

@@ -113,6 +113,9 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
+		if loaded.Authz == nil {
+			loaded.Authz = cfg.Authz
+		}
 		cfg = loaded
 	}
 	s := &session{in: c.in, out: bufio.NewWriter(c.out), mesh: cfg.mesh()}
@@ -125,6 +128,9 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 	}
 	paths := q.policies
 	if len(paths) == 0 {
+		if cfg.Documents == "" {
+			return nil, usagef("%s: %s names no documents: --policies PATH", cmd.Name(), q.config)
+		}
 		paths = []string{cfg.Documents}
 	}
 	if s.docs, s.snapshot, err = c.validDocuments(paths, s.mesh); err != nil {

@@ -22,7 +22,10 @@ type config struct {
 	TrustDomainAliases []string          `yaml:"trust_domain_aliases"`
 	RootNamespace      string            `yaml:"root_namespace"`
 	Documents          string            `yaml:"documents" rel:"file"`
+	State              string            `yaml:"state" rel:"file"` // directory
+	Store              *storeConfig      `yaml:"store"`
 	Authz              *authzConfig      `yaml:"authz"`
+	CA                 *caConfig         `yaml:"ca"`
 	Admin              string            `yaml:"admin" rel:"address"`
 	Diagnostics        diagnosticsConfig `yaml:"diagnostics" short:"listen"`
 	Log                logConfig         `yaml:"log"`
@@ -113,7 +116,7 @@ func (a *authzConfig) defaults() {
 
 // laterKeys are keys of other versions of writ: a file that has them means something this version cannot do.
 func laterKeys() []string {
-	return []string{"ca", "sds", "state", "store", "kube", "authz.providers", "documents.kube"}
+	return []string{"sds", "kube", "authz.providers", "documents.kube"}
 }
 
 func (c *config) mesh() policy.Mesh {

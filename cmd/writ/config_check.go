@@ -23,13 +23,17 @@ const (
 // check looks at the meaning of a config whose types are right.
 func (d *configDecoder) check(c *config) {
 	d.checkMesh(c)
-	if c.Documents == "" {
+	if c.Documents == "" && (c.Authz != nil || c.CA == nil) {
 		d.bad("documents", "missing: name the file or directory with the policies, such as ./policies")
 	}
-	if c.Authz == nil {
-		d.bad("authz", "missing: without it there is nothing to run; write \"authz: {}\" for the defaults")
-	} else {
+	if c.Authz == nil && c.CA == nil {
+		d.bad("authz", "missing, and ca as well: without both there is nothing to run; write \"authz: {}\" or \"ca: {}\" for the defaults")
+	}
+	if c.Authz != nil {
 		d.checkAuthz(c.Authz)
+	}
+	if c.CA != nil {
+		d.checkCA(c)
 	}
 	if c.Admin != "" {
 		if a, err := parseAddress(c.Admin); err != nil {
@@ -135,6 +139,9 @@ func (d *configDecoder) checkClashes(c *config) {
 	listeners := [][2]string{{"admin", c.Admin}, {"diagnostics.listen", c.Diagnostics.Listen}}
 	if c.Authz != nil {
 		listeners = append([][2]string{{"authz.listen", c.Authz.Listen}}, listeners...)
+	}
+	if c.CA != nil {
+		listeners = append(listeners, [2]string{"ca.listen", c.CA.Listen})
 	}
 	for _, l := range listeners {
 		key, address := l[0], l[1]

@@ -129,13 +129,11 @@ func (d *configDecoder) list(n *yaml.Node, v reflect.Value, key string) {
 		d.problem(d.at(n, key), "want a list, not %s", nodeName(n))
 		return
 	}
-	items := make([]string, 0, len(n.Content))
+	items := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, item := range n.Content {
-		var s string
-		d.value(item, reflect.ValueOf(&s).Elem(), fmt.Sprintf("%s[%d]", key, i), "")
-		items = append(items, s)
+		d.value(item, items.Index(i), fmt.Sprintf("%s[%d]", key, i), "")
 	}
-	v.Set(reflect.ValueOf(items))
+	v.Set(items)
 }
 
 func (d *configDecoder) table(n *yaml.Node, v reflect.Value, key, rel string) {
@@ -158,7 +156,7 @@ func (d *configDecoder) table(n *yaml.Node, v reflect.Value, key, rel string) {
 
 // environment lets WRIT_… variables override single values. Paths in them are relative to the working directory.
 func (d *configDecoder) environment(c *config, env func(string) (string, bool)) {
-	for _, key := range configKeys(reflect.TypeFor[config](), "") {
+	for _, key := range singleKeys() {
 		if text, ok := env(envOf(key)); ok && text != "" {
 			d.override(c, key, text, configProblem{Source: "environment " + envOf(key), Key: key})
 		}
@@ -167,7 +165,7 @@ func (d *configDecoder) environment(c *config, env func(string) (string, bool)) 
 
 // flags lets --set key=value override single values.
 func (d *configDecoder) flags(c *config, sets []string) {
-	keys := configKeys(reflect.TypeFor[config](), "")
+	keys := singleKeys()
 	for _, set := range sets {
 		key, text, ok := strings.Cut(set, "=")
 		place := configProblem{Source: "--set " + set, Key: key}

@@ -14,7 +14,7 @@ import (
 // with WRIT_ are left alone: Kubernetes sets some for a service named writ.
 func misspelt(environ []string) map[string]string {
 	var known []string
-	for _, key := range configKeys(reflect.TypeFor[config](), "") {
+	for _, key := range singleKeys() {
 		known = append(known, envOf(key))
 	}
 	for _, flag := range flagsOfEnv() {
@@ -35,16 +35,24 @@ func misspelt(environ []string) map[string]string {
 	return found
 }
 
+// singleKeys lists the keys that the environment and --set can override: all but those of the blocks of a list.
+func singleKeys() []string {
+	return slices.DeleteFunc(configKeys(reflect.TypeFor[config](), ""), func(key string) bool { return strings.Contains(key, "[]") })
+}
+
 // configKeys lists the dotted keys of single values and lists under a block of type t; a block with a short form
-// counts as a value as well.
+// counts as a value as well, and a list of blocks as its blocks: "list[].key".
 func configKeys(t reflect.Type, prefix string) []string {
 	var keys []string
 	for i := range t.NumField() {
 		f := t.Field(i)
 		key := join(prefix, f.Tag.Get("yaml"))
 		block := f.Type
-		if block.Kind() == reflect.Pointer {
+		switch {
+		case block.Kind() == reflect.Pointer:
 			block = block.Elem()
+		case block.Kind() == reflect.Slice && block.Elem().Kind() == reflect.Struct:
+			block, key = block.Elem(), key+"[]"
 		}
 		if block.Kind() != reflect.Struct || f.Tag.Get("short") != "" {
 			keys = append(keys, key)

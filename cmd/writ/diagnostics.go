@@ -23,8 +23,8 @@ func (a *authority) diagnostics() http.Handler {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]bool{"live": true})
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		r := a.readiness()
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, request *http.Request) {
+		r := a.readiness(request.Context())
 		status := http.StatusOK
 		if !r.Ready {
 			status = http.StatusServiceUnavailable
@@ -44,13 +44,17 @@ func (a *authority) diagnostics() http.Handler {
 // admin serves the status, and reloads on request, to whoever may open the admin socket.
 func (a *authority) admin() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, a.status())
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, http.StatusOK, a.status(r.Context()))
 	})
-	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
+		a.reloadPlugged(r.Context(), operator(r.Context()), true)
 		a.load("admin")
-		writeJSON(w, http.StatusOK, a.readiness())
+		writeJSON(w, http.StatusOK, a.readiness(r.Context()))
 	})
+	if a.issuing != nil {
+		a.issuing.routes(mux, a.issuing.report)
+	}
 	return mux
 }
 
@@ -67,6 +71,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 func serveHTTP(ctx context.Context, l net.Listener, handler http.Handler) error {
 	s := &http.Server{
 		Handler:           handler,
+		ConnContext:       connOperator,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      2 * time.Minute, // a CPU profile takes 30 s unless asked for more

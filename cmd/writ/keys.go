@@ -24,30 +24,35 @@ const (
 // checkTokens looks at how tokens are to be verified.
 func (d *configDecoder) checkTokens(a *authzConfig) {
 	d.oneOf("authz.jwt", a.JWT, string(authz.TokensVerify), string(authz.TokensMetadata))
-	if _, err := parseNetworks(a.JWKS.AllowNetworks); err != nil {
-		d.bad("authz.jwks.allow_networks", "%v", err)
-	}
-	if _, err := parseNetworks(a.JWKS.DenyNetworks); err != nil {
-		d.bad("authz.jwks.deny_networks", "%v", err)
-	}
-	for name, file := range a.JWKS.CA {
-		if name == "" || file == "" {
-			d.bad("authz.jwks.ca", "%q: %q: want the issuer, or the host of the keys' address, and a PEM file", name, file)
-		}
-	}
-	if _, err := parseProxy(a.JWKS.Proxy); err != nil {
-		d.bad("authz.jwks.proxy", "%v", err)
-	}
-	if r := a.JWKS.Refresh; r < minKeyRefresh || r > maxKeyRefresh {
-		d.bad("authz.jwks.refresh", "%v: want %v to %v", r, minKeyRefresh, maxKeyRefresh)
-	} else if s := a.JWKS.MaxStale; s < r || s > maxKeyStale {
-		d.bad("authz.jwks.max_stale", "%v: want authz.jwks.refresh, which is %v, to %v", s, r, maxKeyStale)
-	}
+	d.checkJWKS("authz.jwks", &a.JWKS)
 	if n := a.TokenCache.Entries; n < 0 || n > maxTokenCacheCount {
 		d.bad("authz.token_cache.entries", "%d: want 0, for no cache, to %d", n, maxTokenCacheCount)
 	}
 	if n := a.TokenCache.MaxBytes; n < minTokenCacheMemory || n > maxTokenCacheMemory {
 		d.bad("authz.token_cache.max_bytes", "%d: want %d to %d", n, minTokenCacheMemory, maxTokenCacheMemory)
+	}
+}
+
+// checkJWKS looks at how the keys of a block are to be fetched.
+func (d *configDecoder) checkJWKS(key string, c *jwksConfig) {
+	if _, err := parseNetworks(c.AllowNetworks); err != nil {
+		d.bad(key+".allow_networks", "%v", err)
+	}
+	if _, err := parseNetworks(c.DenyNetworks); err != nil {
+		d.bad(key+".deny_networks", "%v", err)
+	}
+	for name, file := range c.CA {
+		if name == "" || file == "" {
+			d.bad(key+".ca", "%q: %q: want the issuer, or the host of the keys' address, and a PEM file", name, file)
+		}
+	}
+	if _, err := parseProxy(c.Proxy); err != nil {
+		d.bad(key+".proxy", "%v", err)
+	}
+	if r := c.Refresh; r < minKeyRefresh || r > maxKeyRefresh {
+		d.bad(key+".refresh", "%v: want %v to %v", r, minKeyRefresh, maxKeyRefresh)
+	} else if s := c.MaxStale; s < r || s > maxKeyStale {
+		d.bad(key+".max_stale", "%v: want %s.refresh, which is %v, to %v", s, key, r, maxKeyStale)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -102,13 +103,21 @@ func logProblem(log *slog.Logger, d *policy.DocumentStatus, p *policy.Problem) {
 }
 
 // readiness says whether the authority enforces its documents as they are written, and if not, why.
-func (a *authority) readiness() readiness {
+func (a *authority) readiness(ctx context.Context) readiness {
 	a.mu.Lock()
 	last, draining := a.lastLoad, a.draining
 	a.mu.Unlock()
 	var reasons []string
 	if draining {
 		reasons = append(reasons, "shutting down")
+	}
+	if a.issuing != nil {
+		if why := a.issuing.notReady(ctx); why != "" {
+			reasons = append(reasons, why)
+		}
+	}
+	if a.checks == nil { // documents are nobody's business
+		return readiness{Ready: len(reasons) == 0, Reasons: reasons}
 	}
 	snap := a.store.Load()
 	if snap == nil {
@@ -142,15 +151,22 @@ func brokenReasons(documents []policy.DocumentStatus) []string {
 }
 
 // status is the whole picture, for GET /status.
-func (a *authority) status() statusReport {
+func (a *authority) status(ctx context.Context) statusReport {
 	checks, err := a.metrics.CheckCounts()
 	if err != nil {
 		a.log.Error("counters cannot be read", "error", err)
 	}
-	tokens := a.tokensReport()
-	r := statusReport{readiness: a.readiness(), Warnings: tokens.warnings(), Build: a.build, Started: a.started, Listeners: a.listening,
-		Tokens: tokens, Checks: checks,
-		DecisionLog: decisionLogReport{a.config.Authz.DecisionLog.To, a.config.Authz.DecisionLog.Log, a.decisions.Dropped()}}
+	r := statusReport{readiness: a.readiness(ctx), Build: a.build, Started: a.started, Listeners: a.listening, Checks: checks}
+	if a.issuing != nil {
+		report := a.issuing.report(ctx)
+		r.CA, r.Warnings = &report, report.warnings()
+	}
+	if a.checks == nil {
+		return r
+	}
+	r.Tokens = a.tokensReport()
+	r.Warnings = append(r.Warnings, r.Tokens.warnings()...)
+	r.DecisionLog = decisionLogReport{a.config.Authz.DecisionLog.To, a.config.Authz.DecisionLog.Log, a.decisions.Dropped()}
 	a.mu.Lock()
 	last, loaded := a.lastLoad, a.loaded
 	a.mu.Unlock()

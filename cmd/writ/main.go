@@ -1,5 +1,6 @@
 // Command writ decides which request may reach which workload, as Istio's AuthorizationPolicy says, behind Envoy's
-// ext_authz; and it says, offline, what it would decide and why.
+// ext_authz; it says, offline, what it would decide and why; and it issues the SPIFFE certificates that workloads are
+// known by.
 //
 // Start with "writ check" to try a policy, "writ lint" to check it, and "writ serve" to run the authority.
 package main

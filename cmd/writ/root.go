@@ -35,9 +35,10 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "writ",
-		Short: "Authorization for Envoy, as Istio's policies say",
+		Short: "Authorization for Envoy, as Istio's policies say, and the certificates it rests on",
 		Long: "writ decides which request may reach which workload, as Istio's AuthorizationPolicy says, behind Envoy's\n" +
-			"ext_authz. The same binary tries, explains and checks policies offline.",
+			"ext_authz, and issues the SPIFFE certificates that workloads are known by. The same binary tries, explains and\n" +
+			"checks policies offline.",
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Args:              unknownCommand,
@@ -50,7 +51,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetErr(c.err)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(helpCommand(root))
-	root.AddCommand(c.serve(), c.check(), c.explain(), c.lint(), c.jwt(), c.status(), c.validate(), c.version(), c.completion())
+	root.AddCommand(c.serve(), c.check(), c.explain(), c.lint(), c.jwt(), c.ca(), c.token(), c.cert(), c.status(), c.validate(), c.version(), c.completion())
 	argumentsAsUsage(root.Commands())
 	return root
 }

@@ -16,9 +16,10 @@ import (
 func (c *cli) serve() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve -c FILE",
-		Short: "Run the authority: answer Envoy's ext_authz checks",
-		Long: "serve loads the documents that the configuration names, and answers checks until it is told to stop (SIGINT or\n" +
-			"SIGTERM). Changed documents are loaded as they change, and on SIGHUP, which also reopens the decision log.",
+		Short: "Run the authority: answer Envoy's ext_authz checks, issue certificates",
+		Long: "serve does what the configuration has a block for, until it is told to stop (SIGINT or SIGTERM): authz answers checks\n" +
+			"by the documents, ca issues certificates. Changed documents are loaded as they change, and on SIGHUP, which also\n" +
+			"reopens the decision log. The very first start of a certificate authority makes its root.",
 		Example: "  writ serve -c writ.yaml\n  WRIT_AUTHZ_LISTEN=unix:///run/writ/authz.sock writ serve -c writ.yaml",
 		Args:    cobra.NoArgs,
 	}
@@ -38,19 +39,23 @@ func (c *cli) serve() *cobra.Command {
 }
 
 // runAuthority builds the authority, opens its listeners and runs it until ctx ends.
-func (c *cli) runAuthority(ctx context.Context, cfg *config) error {
+func (c *cli) runAuthority(ctx context.Context, cfg *config) (err error) {
 	log := newLogger(c.err, cfg.Log)
 	for name, meant := range misspelt(c.environ) {
 		log.Warn("an environment variable is near a key and is none", "variable", name, "meant", meant)
 	}
-	decisions, err := telemetry.NewDecisionLog(telemetry.DecisionLogConfig{
-		To: cfg.Authz.DecisionLog.To, Log: telemetry.LogWhat(cfg.Authz.DecisionLog.Log), Subjects: cfg.Authz.DecisionLog.Subjects,
-		Stdout: c.out, Stderr: c.err, Logger: log,
-	})
+	decisions, err := c.decisionLog(cfg.Authz, log)
 	if err != nil {
 		return err
 	}
-	a, err := newAuthority(cfg, log, decisions)
+	state, err := c.servedState(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	if state != nil { // last of all: what was answered is in the ledger
+		defer func() { err = errors.Join(err, state.close()) }()
+	}
+	a, err := newAuthority(ctx, cfg, log, decisions, state)
 	if err != nil {
 		return err
 	}
@@ -65,8 +70,34 @@ func (c *cli) runAuthority(ctx context.Context, cfg *config) error {
 	return a.run(ctx, listeners)
 }
 
+// decisionLog opens the decision log; without checks there is none to write.
+func (c *cli) decisionLog(cfg *authzConfig, log *slog.Logger) (*telemetry.DecisionLog, error) {
+	if cfg == nil {
+		return telemetry.NewDecisionLog(telemetry.DecisionLogConfig{Log: telemetry.LogOff})
+	}
+	return telemetry.NewDecisionLog(telemetry.DecisionLogConfig{
+		To: cfg.DecisionLog.To, Log: telemetry.LogWhat(cfg.DecisionLog.Log), Subjects: cfg.DecisionLog.Subjects,
+		Stdout: c.out, Stderr: c.err, Logger: log,
+	})
+}
+
+// servedState opens the certificate authority's state and loads it; nil if there is none to serve.
+func (c *cli) servedState(ctx context.Context, cfg *config, log *slog.Logger) (*caState, error) {
+	if cfg.CA == nil {
+		return nil, nil
+	}
+	state, err := openCAState(ctx, cfg, c.env, log, cfg.postgres() == nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := state.loadOrInit(ctx); err != nil {
+		return nil, errors.Join(err, state.close())
+	}
+	return state, nil
+}
+
 // listeners are what the authority listens on; nil where nothing is configured.
-type listeners struct{ authz, admin, diagnostics net.Listener }
+type listeners struct{ authz, ca, admin, diagnostics net.Listener }
 
 // openListeners opens all or none.
 func openListeners(cfg *config) (*listeners, error) {
@@ -79,15 +110,19 @@ func openListeners(cfg *config) (*listeners, error) {
 }
 
 func (l *listeners) open(cfg *config) error {
-	for _, want := range []struct {
+	type wanted struct {
 		key, address string
 		mode         fileMode
 		into         *net.Listener
-	}{
-		{"authz.listen", cfg.Authz.Listen, cfg.Authz.SocketMode, &l.authz},
-		{"admin", cfg.Admin, 0o600, &l.admin},
-		{"diagnostics.listen", cfg.Diagnostics.Listen, 0, &l.diagnostics},
-	} {
+	}
+	all := []wanted{{"admin", cfg.Admin, 0o600, &l.admin}, {"diagnostics.listen", cfg.Diagnostics.Listen, 0, &l.diagnostics}}
+	if cfg.Authz != nil {
+		all = append(all, wanted{"authz.listen", cfg.Authz.Listen, cfg.Authz.SocketMode, &l.authz})
+	}
+	if cfg.CA != nil {
+		all = append(all, wanted{"ca.listen", cfg.CA.Listen, 0, &l.ca})
+	}
+	for _, want := range all {
 		if want.address == "" {
 			continue
 		}
@@ -105,7 +140,7 @@ func (l *listeners) open(cfg *config) error {
 }
 
 func (l *listeners) close() {
-	for _, open := range []net.Listener{l.authz, l.admin, l.diagnostics} {
+	for _, open := range []net.Listener{l.authz, l.ca, l.admin, l.diagnostics} {
 		if open != nil {
 			_ = open.Close()
 		}

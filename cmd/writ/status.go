@@ -30,7 +30,7 @@ func (c *cli) status() *cobra.Command {
 		Use:   "status",
 		Short: "Show what a running authority holds",
 		Long: "status asks a running authority, through its admin socket, which documents it enforces, which are broken and why,\n" +
-			"where it listens and what it answered.\n\nExit codes: 0 it answered, 1 it did not.",
+			"which keys and roots it issues certificates with, where it listens and what it answered.\n\nExit codes: 0 it answered, 1 it did not.",
 		Example: "  writ status -c writ.yaml\n  writ status --admin unix:///run/writ/admin.sock -o json",
 		Args:    cobra.NoArgs,
 	}
@@ -130,9 +130,14 @@ func (sw *statusWriter) write(w io.Writer, r *statusReport) error {
 		fmt.Fprintf(&sw.b, "  %s %s\n", sw.colours.yellow("!"), printable(warning))
 	}
 	sw.listeners(r)
-	sw.documents(&r.Documents)
-	sw.tokens(&r.Tokens)
-	sw.checks(r)
+	if r.Tokens.Mode != "" { // it answers checks
+		sw.documents(&r.Documents)
+		sw.tokens(&r.Tokens)
+		sw.checks(r)
+	}
+	if r.CA != nil {
+		sw.certificates(r.CA)
+	}
 	_, err := io.WriteString(w, sw.b.String())
 	return err
 }
@@ -149,6 +154,9 @@ func (sw *statusWriter) since(t time.Time) string {
 func (sw *statusWriter) table(rows [][]string) {
 	tw := tabwriter.NewWriter(&sw.b, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
+		for len(row) > 0 && row[len(row)-1] == "" { // would be padded
+			row = row[:len(row)-1]
+		}
 		_, _ = fmt.Fprintln(tw, "  "+strings.Join(row, "\t"))
 	}
 	_ = tw.Flush()

@@ -19,10 +19,11 @@ type statusReport struct {
 	Tokens      tokensReport           `json:"tokens"`
 	Checks      []telemetry.CheckCount `json:"checks"`
 	DecisionLog decisionLogReport      `json:"decision_log"`
+	CA          *caReport              `json:"ca,omitempty"` // absent without a certificate authority
 }
 
 type listenerStatus struct {
-	Name    string `json:"name"` // authz, admin or diagnostics
+	Name    string `json:"name"` // authz, ca, admin or diagnostics
 	Address string `json:"address"`
 	TLS     bool   `json:"tls"`
 }

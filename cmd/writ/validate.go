@@ -58,6 +58,21 @@ func (c *cli) validateConfig(file string, sets []string) (*validateReport, sourc
 	if err != nil {
 		return nil, nil, err
 	}
+	var kept sources
+	if cfg.Authz != nil {
+		kept = c.validateAuthz(cfg, file, report)
+	}
+	if cfg.CA != nil {
+		for key, err := range cfg.checkCAFiles(c.env) {
+			report.Config = append(report.Config, configProblem{Source: file, Key: key, Message: err.Error()})
+		}
+	}
+	report.Valid = len(report.Config) == 0 && len(report.Documents) == 0
+	return report, kept, nil
+}
+
+// validateAuthz reads the files that deciding takes.
+func (c *cli) validateAuthz(cfg *config, file string, report *validateReport) sources {
 	if tls := cfg.Authz.TLS; tls != nil {
 		if _, err := newCertificates(tls); err != nil {
 			report.Config = append(report.Config, configProblem{Source: file, Key: "authz.tls", Message: err.Error()})
@@ -74,8 +89,7 @@ func (c *cli) validateConfig(file string, sets []string) (*validateReport, sourc
 	}
 	sortProblems(report.Documents)
 	report.Loaded = len(docs)
-	report.Valid = len(report.Config) == 0 && len(report.Documents) == 0
-	return report, kept, nil
+	return kept
 }
 
 func (c *cli) writeValidate(out *format, file string, r *validateReport, kept sources) error {

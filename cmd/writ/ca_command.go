@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-auth/writ/ca/caserver"
+	"github.com/writ-auth/writ/internal/spiffeid"
+)
+
+// ca is the parent of what operators do with the certificate authority.
+func (c *cli) ca() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ca",
+		Short: "Operate the certificate authority: its keys, roots, ledger and revocations",
+		Long: "The commands below speak to a running authority through its admin socket, or, when none runs, open the state that\n" +
+			"-c names. What they change is in the audit log, with who changed it.",
+		Args: unknownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(c.caInit(), c.caShow(), c.caBundle(), c.caList(), c.caRevoke(), c.caRotate(), c.caBackup(), c.caRestore(), c.caVerify())
+	return cmd
+}
+
+// withControl finds the authority, lets f ask it, and lets go of it.
+func (c *cli) withControl(cmd *cobra.Command, where *whereFlags, f func(context.Context, *control) error) (err error) {
+	o, err := c.control(cmd.Context(), cmd, where)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.close()) }()
+	return f(cmd.Context(), o)
+}
+
+func (c *cli) caInit() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "init -c FILE",
+		Short: "Make the root and the first intermediate",
+		Long: "init makes an authority where there is none. writ serve does the same at its very first start, unless the ledger is a\n" +
+			"database. With --root-out the root's key is written to that file and kept nowhere else: take it offline, and bring it\n" +
+			"back when the intermediate is to be renewed (writ ca rotate intermediate) or the root to be rotated.\n\n" +
+			"Exit codes: 0 made, 2 there is an authority, or was one whose keys are missing, 1 failed.",
+		Example: "  writ ca init -c writ.yaml\n  writ ca init -c writ.yaml --root-out /media/safe/root.key",
+		Args:    cobra.NoArgs,
+	}
+	file := cmd.Flags().StringP("config", "c", "", "configuration `file` of the authority")
+	rootOut := cmd.Flags().String("root-out", "", "write the root's key to this `file`, which must not exist, and keep it nowhere else")
+	out := addOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *file == "" {
+			return usagef("ca init: which authority? -c writ.yaml")
+		}
+		cfg, err := c.caConfig(*file)
+		if err != nil {
+			return err
+		}
+		report, err := c.initCA(cmd.Context(), cfg, *rootOut)
+		if err != nil {
+			return err
+		}
+		if out.value != "text" {
+			return out.encode(c.out, report)
+		}
+		sw := &statusWriter{colours: c.colours(c.out), now: time.Now()}
+		sw.b.WriteString("a new authority was made\n")
+		sw.certificates(report)
+		_, err = io.WriteString(c.out, sw.b.String())
+		return err
+	}
+	return cmd
+}
+
+func (c *cli) initCA(ctx context.Context, cfg *config, rootOut string) (report *caReport, err error) {
+	state, err := openCAState(ctx, cfg, c.env, slog.New(slog.DiscardHandler), true)
+	if err != nil {
+		return nil, notRunning(cfg, err)
+	}
+	defer func() { err = errors.Join(err, state.close()) }()
+	if err := state.init(ctx, rootOut); err != nil {
+		return nil, refusedInit(err)
+	}
+	r := state.report(ctx)
+	return &r, nil
+}
+
+func (c *cli) caShow() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show what the authority holds: keys, roots, rotation, CRLs, alarms",
+		Args:  cobra.NoArgs,
+	}
+	where := &whereFlags{}
+	where.flags(cmd)
+	out := addOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
+			var r caReport
+			if err := o.get(ctx, "/ca", &r); err != nil {
+				return err
+			}
+			if out.value != "text" {
+				return out.encode(c.out, r)
+			}
+			sw := &statusWriter{colours: c.colours(c.out), now: time.Now()}
+			for _, w := range r.warnings() {
+				fmt.Fprintf(&sw.b, "%s %s\n", sw.colours.yellow("!"), printable(w))
+			}
+			sw.certificates(&r)
+			_, err := io.WriteString(c.out, strings.TrimPrefix(sw.b.String(), "\n"))
+			return err
+		})
+	}
+	return cmd
+}
+
+func (c *cli) caBundle() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bundle",
+		Short: "Print the roots that the trust domain trusts now",
+		Long: "bundle prints what verifiers need: PEM, or with --format spiffe the bundle document of SPIFFE federation, which has\n" +
+			"the version as its sequence.",
+		Example: "  writ ca bundle -c writ.yaml >root.pem",
+		Args:    cobra.NoArgs,
+	}
+	where := &whereFlags{}
+	where.flags(cmd)
+	shape := cmd.Flags().String("format", "pem", "pem or spiffe")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *shape != "pem" && *shape != "spiffe" {
+			return usagef("ca bundle: --format %q: want pem or spiffe%s", *shape, didYouMean(*shape, []string{"pem", "spiffe"}))
+		}
+		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
+			var r caserver.BundleResponse
+			if err := o.get(ctx, "/ca/bundle", &r); err != nil {
+				return err
+			}
+			text := r.PEM
+			if *shape == "spiffe" {
+				document, err := spiffeBundle(&r)
+				if err != nil {
+					return err
+				}
+				text = document
+			}
+			_, err := io.WriteString(c.out, text)
+			return err
+		})
+	}
+	return cmd
+}
+
+// subjectFlags name what is revoked.
+type subjectFlags struct{ serial, id, key string }
+
+func (f *subjectFlags) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.serial, "serial", "", "the certificate with this serial `number`, in hex")
+	cmd.Flags().StringVar(&f.id, "id", "", "the identity `spiffe://…`")
+	cmd.Flags().StringVar(&f.key, "key", "", "the key with this `hash`, SHA-256 of its SubjectPublicKeyInfo in hex")
+}
+
+func (f *subjectFlags) spiffeID() (spiffeid.ID, error) {
+	if f.id == "" {
+		return spiffeid.ID{}, nil
+	}
+	id, err := spiffeid.Parse(f.id)
+	if err != nil {
+		return id, usagef("--id: %w", err)
+	}
+	return id, nil
+}
+
+func (c *cli) caRevoke() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "revoke",
+		Short: "Deny a certificate, an identity or a key from now on",
+		Long: "revoke takes effect at once and everywhere: nothing is issued or renewed, authz denies requests whatever policies say,\n" +
+			"and the CRLs list every certificate concerned. --lift takes an identity or a key off the deny list again; the\n" +
+			"revocation of a certificate is for good.",
+		Example: "  writ ca revoke -c writ.yaml --id spiffe://cluster.local/ns/coffee-shop/sa/order --reason keyCompromise",
+		Args:    cobra.NoArgs,
+	}
+	where, subject := &whereFlags{}, &subjectFlags{}
+	where.flags(cmd)
+	subject.flags(cmd)
+	reason := cmd.Flags().String("reason", "unspecified", "why, a `name` of RFC 5280: keyCompromise, affiliationChanged, superseded, cessationOfOperation, privilegeWithdrawn, unspecified")
+	lift := cmd.Flags().Bool("lift", false, "lift the revocation of an identity or a key")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		id, err := subject.spiffeID()
+		if err != nil {
+			return err
+		}
+		request := caserver.RevokeRequest{Serial: subject.serial, ID: id, Key: strings.ToLower(subject.key), Reason: *reason}
+		path, done := "/ca/revoke", "revoked"
+		if *lift {
+			request.Reason = ""
+			path, done = "/ca/unrevoke", "no longer revoked"
+		}
+		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
+			if err := o.post(ctx, path, request, &struct{}{}); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(c.out, "%s %s\n", describeSubject(subject), done)
+			return err
+		})
+	}
+	return cmd
+}
+
+func describeSubject(f *subjectFlags) string {
+	switch {
+	case f.serial != "":
+		return "certificate " + f.serial
+	case f.key != "":
+		return "key " + f.key
+	}
+	return f.id
+}
