@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -388,61 +387,6 @@ func TestCARefusesToStart(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestKillNine kills the authority while it issues, again and again: nothing that was acknowledged is missing, no serial
-// number is given twice, and the chain holds.
-func TestKillNine(t *testing.T) {
-	t.Parallel()
-	rounds := 6
-	if testing.Short() {
-		rounds = 2
-	}
-	p := serveCA(t, caOnly, nil)
-	p.join("order", orderID)
-	acknowledged := map[string]bool{}
-	for round := range rounds {
-		issued := make(chan string, 4096)
-		var clients sync.WaitGroup
-		for range 8 {
-			clients.Go(func() { p.issueUntilItEnds(issued) })
-		}
-		acknowledge := func(serial string) {
-			if acknowledged[serial] {
-				t.Errorf("serial number %s was given twice", serial)
-			}
-			acknowledged[serial] = true
-		}
-		for range 20 + 40*round { // at another moment each time
-			acknowledge(<-issued)
-		}
-		if err := p.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		<-p.exited
-		clients.Wait()
-		close(issued)
-		for serial := range issued {
-			acknowledge(serial)
-		}
-		out, _ := command(t, p.dir, 0, "ca", "verify", "-c", "writ.yaml")
-		t.Logf("round %d: %d acknowledged, %s", round, len(acknowledged), strings.TrimSpace(out))
-		p = serve(t, p.dir)
-		p.ready()
-	}
-	inLedger := map[string]bool{}
-	for _, e := range p.list("--id", orderID) {
-		if inLedger[e.Serial] {
-			t.Errorf("serial number %s is in the ledger twice", e.Serial)
-		}
-		inLedger[e.Serial] = e.State == "issued"
-	}
-	for serial := range acknowledged {
-		if !inLedger[serial] {
-			t.Errorf("%s was acknowledged and is not in the ledger", serial)
-		}
-	}
-	p.stop()
 }
 
 // issueUntilItEnds renews the certificate of order until the authority is gone, and tells every serial number it got.
