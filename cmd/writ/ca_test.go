@@ -2,13 +2,9 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -18,12 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	securityv1 "istio.io/api/security/v1alpha1"
 
 	"github.com/writ-auth/writ/ca/caserver"
 )
@@ -386,47 +378,5 @@ func TestCARefusesToStart(t *testing.T) {
 				t.Errorf("%q is not in\n%s", tt.want, stderr)
 			}
 		})
-	}
-}
-
-// issueUntilItEnds renews the certificate of order until the authority is gone, and tells every serial number it got.
-func (p *authorityProcess) issueUntilItEnds(issued chan<- string) {
-	own, err := tls.LoadX509KeyPair(filepath.Join(p.dir, "order", "cert.pem"), filepath.Join(p.dir, "order", "key.pem"))
-	if err != nil {
-		p.t.Error(err)
-		return
-	}
-	f := &certificateFlags{authority: p.address("ca"), out: filepath.Join(p.dir, "order"), renew: true}
-	config, err := f.transport()
-	if err != nil {
-		p.t.Error(err)
-		return
-	}
-	conn, err := grpc.NewClient(f.authority, grpc.WithTransportCredentials(credentials.NewTLS(config)))
-	if err != nil {
-		p.t.Error(err)
-		return
-	}
-	defer func() { _ = conn.Close() }()
-	client := securityv1.NewIstioCertificateServiceClient(conn)
-	csr, err := x509.CreateCertificateRequest(nil, &x509.CertificateRequest{}, own.PrivateKey)
-	if err != nil {
-		p.t.Error(err)
-		return
-	}
-	request := &securityv1.IstioCertificateRequest{Csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))}
-	for {
-		ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
-		response, err := client.CreateCertificate(ctx, request)
-		cancel()
-		if err != nil {
-			return
-		}
-		certs, err := parseCertificates([]byte(response.GetCertChain()[0]))
-		if err != nil {
-			p.t.Error(err)
-			return
-		}
-		issued <- fmt.Sprintf("%032x", certs[0].SerialNumber)
 	}
 }
