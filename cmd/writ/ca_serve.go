@@ -199,8 +199,11 @@ func (i *issuing) pluggedSum() [sha256.Size]byte {
 func (i *issuing) notReady(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	if err := i.authority.Ready(ctx); err != nil {
-		return "certificates: " + err.Error()
+	switch s := i.admin.Status(ctx); {
+	case !s.Ready:
+		return "certificates: " + s.NotReady
+	case s.Server.Certificate == "": // handshakes fail
+		return "certificates: the server has no certificate of its own yet"
 	}
 	return ""
 }

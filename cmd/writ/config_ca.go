@@ -398,7 +398,7 @@ func (c *caConfig) profiles(domain spiffeid.ID) (workload, server *ca.Profile, e
 	return workload, server, err
 }
 
-// attestor says who calls. tokens is where join tokens are; certificates and deny say which client certificates are good.
+// oidc says which service account tokens prove a caller, nil if none do.
 func (c *caConfig) oidc(domain spiffeid.ID) (*attest.OIDCConfig, error) {
 	a := c.attest()
 	if len(a.OIDC) == 0 {
