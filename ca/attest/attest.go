@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/writ-auth/writ/internal/spiffeid"
+	"github.com/writ-auth/writ/internal/unixpeer"
 )
 
 // Method is how a caller proved who it is.
@@ -45,9 +46,9 @@ func (c *Caller) String() string { return string(c.Method) + ":" + c.Who }
 
 // Evidence is what a call brought to prove who is calling.
 type Evidence struct {
-	Authorization []string   // every value of the header, as received
-	Certificate   *Presented // by the TLS client; nil if none
-	Peer          *Peer      // of a Unix socket; nil on any other
+	Authorization []string       // every value of the header, as received
+	Certificate   *Presented     // by the TLS client; nil if none
+	Peer          *unixpeer.Peer // of a Unix socket; nil on any other
 	// BeforeJoin is asked right before a join token is used up; an error is returned as it is, and keeps the token. Check
 	// here what can be checked of a request, so that a slip does not cost the node its only token. May be nil.
 	BeforeJoin func() error

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/writ-auth/writ/ca/attest"
+	"github.com/writ-auth/writ/internal/unixpeer"
 )
 
 // connectTo names the socket that this binary connects to when it is started as the other process.
@@ -66,7 +67,7 @@ func otherProcess(t *testing.T) (net.Conn, func()) {
 
 func TestPeerRules(t *testing.T) {
 	conn, _ := otherProcess(t)
-	peer, err := attest.PeerOf(conn)
+	peer, err := unixpeer.Of(conn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func TestPeerRules(t *testing.T) {
 // TestPeerThatEnded is surprise 30 of identity §11: the number of a process is not the process.
 func TestPeerThatEnded(t *testing.T) {
 	conn, end := otherProcess(t)
-	peer, err := attest.PeerOf(conn)
+	peer, err := unixpeer.Of(conn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func TestPeerThatEnded(t *testing.T) {
 	}
 	_, err = a.Attest(t.Context(), attest.Evidence{Peer: peer})
 	wantRefusal(t, err, attest.PeerUnknown)
-	if _, err := attest.PeerOf(conn); err == nil {
+	if _, err := unixpeer.Of(conn); err == nil {
 		t.Error("a process that ended has credentials")
 	}
 }
@@ -149,7 +150,7 @@ func TestPeerOfTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := attest.PeerOf(conn); err == nil {
+	if _, err := unixpeer.Of(conn); err == nil {
 		t.Error("a TCP connection has credentials")
 	}
 }

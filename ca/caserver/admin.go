@@ -11,6 +11,7 @@ import (
 	"github.com/writ-auth/writ/ca"
 	"github.com/writ-auth/writ/ca/attest"
 	"github.com/writ-auth/writ/internal/spiffeid"
+	"github.com/writ-auth/writ/internal/unixpeer"
 )
 
 const (
@@ -70,7 +71,7 @@ func NewAdmin(cfg AdminConfig) (*Admin, error) {
 }
 
 // Operator names the process at the other end of the admin socket in audit records.
-func Operator(p *attest.Peer) string { return fmt.Sprintf("%s:uid=%d", attest.MethodPeer, p.UID) }
+func Operator(p *unixpeer.Peer) string { return fmt.Sprintf("%s:uid=%d", attest.MethodPeer, p.UID) }
 
 // Duration is written as Go writes durations: "10m0s".
 type Duration time.Duration
@@ -183,6 +184,9 @@ func (a *Admin) Unrevoke(ctx context.Context, by string, r RevokeRequest) error 
 
 func (r RevokeRequest) revocation(by string) (ca.Revocation, error) {
 	out := ca.Revocation{ID: r.ID, Reason: r.Reason, By: by}
+	if err := ca.CheckReason(r.Reason); err != nil {
+		return out, invalid("%w", err)
+	}
 	given := 0
 	if !r.ID.IsZero() {
 		given++

@@ -10,6 +10,7 @@ import (
 
 	"github.com/writ-auth/writ/ca/attest"
 	"github.com/writ-auth/writ/ca/caserver"
+	"github.com/writ-auth/writ/internal/unixpeer"
 )
 
 // adminListener lets in only processes of root and of the authority's own user. The socket's mode says the same, but a
@@ -41,7 +42,7 @@ func operatorOf(conn net.Conn) (string, error) {
 	if runtime.GOOS != "linux" {
 		return string(attest.MethodPeer) + ":unknown", nil
 	}
-	peer, err := attest.PeerOf(conn)
+	peer, err := unixpeer.Of(conn)
 	if err != nil {
 		return "", err
 	}

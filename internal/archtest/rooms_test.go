@@ -18,22 +18,26 @@ func rooms() map[string][]string {
 		"policy/analysis": {"policy"},
 		"jwt":             {},
 
-		"authz":          {"policy", "jwt"},
-		"authz/extauthz": {"authz", "policy", "jwt"},
-		"authz/provider": {"authz", "policy", "jwt"},
+		"authz":              {"policy", "jwt"},
+		"authz/extauthz":     {"authz", "policy", "jwt"},
+		"authz/provider":     {"authz", "policy", "jwt"},
+		"authz/provider/opa": {"authz", "authz/provider", "policy", "jwt"},
 
 		"ca":          {durable, spiffeid},
 		"ca/pkcs11":   {"ca", durable, spiffeid},
-		"ca/attest":   {"ca", "jwt", durable, spiffeid},
+		"ca/attest":   {"ca", "jwt", durable, spiffeid, unixpeer},
 		"ca/store":    {"ca", durable, spiffeid},
-		"ca/caserver": {"ca", "ca/attest", "jwt", durable, spiffeid},
+		"ca/caserver": {"ca", "ca/attest", "jwt", durable, spiffeid, unixpeer},
 
-		"sds":       {durable, spiffeid},
-		"sds/agent": {"sds", durable, spiffeid},
+		"sds":             {durable, spiffeid, unixpeer},
+		"sds/workloadapi": {"sds", durable, spiffeid, unixpeer},
+		"sds/agent":       {"sds", "sds/workloadapi", durable, spiffeid, unixpeer},
 
-		"internal/kube":             {"policy", "ca/attest", "jwt", spiffeid},
+		"internal/kube":             {"policy", "ca/attest", "jwt", spiffeid, unixpeer},
 		"internal/durable":          {},
 		"internal/spiffeid":         {},
+		"internal/unixpeer":         {},
+		"internal/bootstrap":        {"policy"},
 		"internal/telemetry":        {"authz", "policy", "jwt"}, // the decision log writes decisions
 		"internal/testkit":          {anything},
 		"internal/testkit/memstore": {anything},
@@ -54,6 +58,7 @@ const (
 	anything = "*"
 	durable  = "internal/durable"
 	spiffeid = "internal/spiffeid"
+	unixpeer = "internal/unixpeer"
 )
 
 // isTestHelper reports whether a package exists for tests and demonstrations only: production never reaches it.
@@ -76,7 +81,7 @@ func foreigners() []foreign {
 		{name: "Prometheus", matches: under("github.com/prometheus"), file: "metrics.go"},
 		{name: "Envoy's auth API", matches: under(
 			"github.com/envoyproxy/go-control-plane/envoy/service/auth", "github.com/envoyproxy/go-control-plane/envoy/config/rbac",
-		), pkgs: []string{"authz/extauthz", "authz/provider"}},
+		), pkgs: []string{"authz/extauthz", "authz/provider", "authz/provider/opa"}},
 		{name: "Envoy's secret API", matches: under("github.com/envoyproxy/go-control-plane/envoy/service/secret"), pkgs: []string{"sds", "sds/agent"}},
 		{name: "SQL", matches: under(
 			"database/sql", "github.com/jackc/pgx", "github.com/lib/pq", "modernc.org/sqlite", "github.com/mattn/go-sqlite3", "zombiezen.com/go/sqlite",

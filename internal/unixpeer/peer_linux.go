@@ -1,4 +1,4 @@
-package attest
+package unixpeer
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PeerOf asks the kernel who connected to a Unix socket (SO_PEERCRED, unix(7)).
-func PeerOf(conn net.Conn) (*Peer, error) {
+// Of asks the kernel who connected to a Unix socket (SO_PEERCRED, unix(7)).
+func Of(conn net.Conn) (*Peer, error) {
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
 		return nil, fmt.Errorf("a %T has no peer credentials: want a Unix socket", conn)
@@ -22,7 +22,7 @@ func PeerOf(conn net.Conn) (*Peer, error) {
 	}
 	var p *Peer
 	var failed error
-	if err := raw.Control(func(fd uintptr) { p, failed = peerOf(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { p, failed = of(int(fd)) }); err != nil {
 		failed = err
 	}
 	if failed != nil {
@@ -31,7 +31,7 @@ func PeerOf(conn net.Conn) (*Peer, error) {
 	return p, nil
 }
 
-func peerOf(fd int) (*Peer, error) {
+func of(fd int) (*Peer, error) {
 	credentials, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return nil, err
