@@ -46,19 +46,9 @@ func (a *Authentication) Compiled(build func([]JWTRule) any) any {
 	return a.compiled
 }
 
-// authentication merges the documents that apply to a workload. Those of the workload's own namespace come before those
-// of the root namespace; inside one, in order of name.
+// authentication merges the documents that apply to a workload. They come in the order of their namespaces (the
+// workload's own, root, those of its services), inside one oldest first (request-authentication §1.4).
 func (s *Snapshot) authentication(apply []*requestAuthentication) *Authentication {
-	apply = slices.Clone(apply)
-	slices.SortStableFunc(apply, func(a, b *requestAuthentication) int {
-		if aRoot, bRoot := a.namespace == s.mesh.RootNamespace, b.namespace == s.mesh.RootNamespace; aRoot != bRoot {
-			if aRoot {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.doc.Name, b.doc.Name))
-	})
 	key, merged := "", &Authentication{}
 	for _, a := range apply {
 		key += a.namespace + "/" + a.doc.Name + ","

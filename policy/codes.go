@@ -12,7 +12,8 @@ type Code struct {
 }
 
 // Codes returns every code that [Decode] and [Directory.Read] can report, in order. WRIT1xx are about the form of a
-// document, WRIT200 to WRIT249 about AuthorizationPolicy, WRIT250 to WRIT279 about RequestAuthentication, WRIT280 to
+// document, WRIT200 to WRIT249 about AuthorizationPolicy, WRIT250 to WRIT259 about RequestAuthentication, WRIT260 to
+// WRIT264 about PeerAuthentication, WRIT265 to WRIT279 about the TLS settings of DestinationRule and Gateway, WRIT280 to
 // WRIT299 are warnings. WRIT3xx belong to package policy/analysis.
 func Codes() []Code { return slices.Clone(codes) }
 
@@ -73,11 +74,29 @@ const (
 	codeOutputHeader = "WRIT254"
 	codeTimeout      = "WRIT255"
 
+	codePortModes   = "WRIT260"
+	codeNoPortModes = "WRIT261"
+	codeModePort    = "WRIT262"
+
+	codeHost        = "WRIT265"
+	codeClientCert  = "WRIT266"
+	codeClientFiles = "WRIT267"
+	codeSkipVerify  = "WRIT268"
+	codeTrafficPort = "WRIT269"
+	codeIstioMutual = "WRIT270"
+	codeServerCert  = "WRIT271"
+	codeClientCA    = "WRIT272"
+	codeCertSources = "WRIT273"
+	codeCRL         = "WRIT274"
+	codeProtocolTLS = "WRIT275"
+	codeServerPort  = "WRIT276"
+
 	codeEmptySelector   = "WRIT280"
 	codeDenyTCP         = "WRIT281"
 	codeTrustDomainPath = "WRIT282"
 	codeSchemaLimit     = "WRIT283"
 	codePrivateKey      = "WRIT284"
+	codeUnusedCerts     = "WRIT285"
 )
 
 // codes is read only.
@@ -191,6 +210,37 @@ var codes = []Code{
 	{codeTimeout, SeverityError, "bad timeout",
 		"At least 1ms, in whole milliseconds."},
 
+	{codePortModes, SeverityError, "portLevelMtls without selector",
+		"Ports belong to workloads: a PeerAuthentication for a whole namespace or the mesh has one mode for all ports."},
+	{codeNoPortModes, SeverityError, "portLevelMtls without ports",
+		"An empty portLevelMtls says nothing. Name a port, or remove it."},
+	{codeModePort, SeverityError, "portLevelMtls for what is no port",
+		"A port is a number from 1 to 65535."},
+	{codeHost, SeverityError, "bad host of a DestinationRule",
+		"A name of letters, digits, '-' and '.', at most 255 characters, with '*' only at the start of the first label."},
+	{codeClientCert, SeverityError, "MUTUAL without client certificate",
+		"Mutual TLS needs clientCertificate and privateKey, both, or a credentialName."},
+	{codeClientFiles, SeverityError, "credentialName together with files",
+		"Certificates come from the credential or from files, not from both."},
+	{codeSkipVerify, SeverityError, "insecureSkipVerify together with what would be verified",
+		"If the server's certificate is not verified, caCertificates and subjectAltNames (and in SIMPLE credentialName) say nothing."},
+	{codeTrafficPort, SeverityError, "portLevelSettings without port",
+		"Settings of a port have to name it."},
+	{codeIstioMutual, SeverityError, "ISTIO_MUTUAL with certificates of its own",
+		"In mode ISTIO_MUTUAL the gateway shows its workload certificate. No other one can be given."},
+	{codeServerCert, SeverityError, "TLS server without certificate",
+		"SIMPLE, MUTUAL and OPTIONAL_MUTUAL need serverCertificate and privateKey, tlsCertificates with both, or credentialName."},
+	{codeClientCA, SeverityError, "MUTUAL without CA for client certificates",
+		"MUTUAL and OPTIONAL_MUTUAL verify client certificates by caCertificates, or by what the credential brings."},
+	{codeCertSources, SeverityError, "more than one certificate source",
+		"Only one of credentialName, credentialNames, serverCertificate with privateKey, and tlsCertificates can be given."},
+	{codeCRL, SeverityError, "CRL that cannot be used here",
+		"SIMPLE verifies no client certificate, and with a credentialName the CRL is part of the credential."},
+	{codeProtocolTLS, SeverityError, "TLS settings and protocol disagree",
+		"Servers with protocol HTTPS and TLS need tls, others cannot have it; HTTP servers can ask for a redirect with it."},
+	{codeServerPort, SeverityError, "server without a port",
+		"A server of a Gateway needs port.number from 1 to 65535 (0 on a Unix socket) and port.protocol."},
+
 	{codeEmptySelector, SeverityWarning, "selector without labels",
 		"An empty selector selects every workload in scope, as if it were absent. Remove it, or add labels."},
 	{codeDenyTCP, SeverityWarning, "DENY rule denies all TCP traffic",
@@ -201,6 +251,8 @@ var codes = []Code{
 		"Istio's own validation and this program take the document, the Kubernetes API server would refuse it."},
 	{codePrivateKey, SeverityWarning, "private or symmetric key in jwks",
 		"Whoever reads this document could make tokens. Publish public keys only, and replace this one."},
+	{codeUnusedCerts, SeverityWarning, "certificates that are not used",
+		"In modes PASSTHROUGH and AUTO_PASSTHROUGH the gateway terminates no TLS and shows no certificate."},
 }
 
 // severityOf returns the severity of a code of the table.

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // messageShape is what the decoder needs to know of a protobuf message type, found once.
@@ -22,7 +24,7 @@ type fieldShape struct {
 	desc    protoreflect.FieldDescriptor
 	name    string        // JSON name
 	bit     uint64        // of a message's seen set; no type has 64 fields
-	message *messageShape // of a message, or of the messages of a list; nil for a duration
+	message *messageShape // of a message, or of the messages of a list or map; nil for what is written as one value
 }
 
 // shapes are the message types of all known kinds, by full name. Read only once made.
@@ -43,8 +45,12 @@ func addShape(all map[protoreflect.FullName]*messageShape, md protoreflect.Messa
 	for i := range md.Fields().Len() {
 		fd := md.Fields().Get(i)
 		f := &fieldShape{desc: fd, name: fd.JSONName(), bit: 1 << i}
-		if fd.Message() != nil && !fd.IsMap() && !isDuration(fd) {
-			f.message = addShape(all, fd.Message())
+		element := fd
+		if fd.IsMap() {
+			element = fd.MapValue()
+		}
+		if element.Message() != nil && !isWellKnown(element) {
+			f.message = addShape(all, element.Message())
 		}
 		s.fields[fd.JSONName()], s.fields[string(fd.Name())] = f, f
 		s.names = append(s.names, fd.JSONName())
@@ -52,8 +58,10 @@ func addShape(all map[protoreflect.FullName]*messageShape, md protoreflect.Messa
 	return s
 }
 
-func isDuration(fd protoreflect.FieldDescriptor) bool {
-	return fd.Message() != nil && fd.Message().FullName() == "google.protobuf.Duration"
+// isWellKnown reports a message of protobuf's own that is written as one value: a duration, or a number or boolean that
+// can be absent.
+func isWellKnown(fd protoreflect.FieldDescriptor) bool {
+	return fd.Message() != nil && fd.Message().FullName().Parent() == "google.protobuf"
 }
 
 // decodeSpec fills m from n, strictly.
@@ -151,7 +159,7 @@ func (o *objectDecoder) list(k, v *yaml.Node, f *fieldShape, m protoreflect.Mess
 	}
 }
 
-// mapping reads a map from text to scalars.
+// mapping reads a map. A null value is an empty message.
 func (o *objectDecoder) mapping(k, v *yaml.Node, f *fieldShape, m protoreflect.Message) {
 	if v.Kind != yaml.MappingNode {
 		o.wrongType(k, v, wantObject)
@@ -166,14 +174,36 @@ func (o *objectDecoder) mapping(k, v *yaml.Node, f *fieldShape, m protoreflect.M
 			continue
 		}
 		o.pushKey(name)
-		id := protoreflect.ValueOfString(name).MapKey()
-		if entries.Has(id) {
-			o.report(codeDuplicateKey, ek, quoted(name)+" is given twice", "keep one of the two")
-		} else if x, ok := o.scalar(ek, ev, f.desc.MapValue()); ok {
-			entries.Set(id, x)
+		if id, ok := o.mapKey(ek, name, f.desc.MapKey()); ok {
+			o.mapEntry(ek, ev, f, entries, id)
 		}
 		o.pop()
 	}
+}
+
+func (o *objectDecoder) mapEntry(k, v *yaml.Node, f *fieldShape, entries protoreflect.Map, id protoreflect.MapKey) {
+	if entries.Has(id) {
+		o.report(codeDuplicateKey, k, quoted(id.String())+" is given twice", "keep one of the two")
+		return
+	}
+	if f.message != nil {
+		o.message(k, v, f.message, entries.Mutable(id).Message())
+	} else if x, ok := o.scalar(k, v, f.desc.MapValue()); ok {
+		entries.Set(id, x)
+	}
+}
+
+// mapKey reads a key that is text, or a whole decimal number.
+func (o *objectDecoder) mapKey(k *yaml.Node, name string, fd protoreflect.FieldDescriptor) (protoreflect.MapKey, bool) {
+	if fd.Kind() == protoreflect.StringKind {
+		return protoreflect.ValueOfString(name).MapKey(), true
+	}
+	n, err := strconv.ParseUint(name, 10, 32)
+	if err != nil || strconv.FormatUint(n, 10) != name {
+		o.report(codeNumber, k, fmt.Sprintf("want a whole number from 0 to %d as key, got %s", uint32(math.MaxUint32), quoted(name)), "")
+		return protoreflect.MapKey{}, false
+	}
+	return protoreflect.ValueOfUint32(uint32(n)).MapKey(), true
 }
 
 // scalar reads one value of a field that is neither object, list nor map.
@@ -191,17 +221,44 @@ func (o *objectDecoder) scalar(k, v *yaml.Node, fd protoreflect.FieldDescriptor)
 	case protoreflect.Int32Kind:
 		x, ok := o.integer(k, v, math.MinInt32, math.MaxInt32)
 		return protoreflect.ValueOfInt32(int32(x)), ok //nolint:gosec // integer has checked the range
+	case protoreflect.Uint64Kind:
+		x, ok := o.integer(k, v, 0, math.MaxInt64)
+		return protoreflect.ValueOfUint64(uint64(x)), ok //nolint:gosec // integer has checked the range
+	case protoreflect.DoubleKind:
+		x, ok := o.number(k, v)
+		return protoreflect.ValueOfFloat64(x), ok
 	case protoreflect.EnumKind:
 		x, ok := o.enum(k, v, fd.Enum())
 		return protoreflect.ValueOfEnum(x), ok
 	case protoreflect.MessageKind:
-		if isDuration(fd) {
-			x, ok := o.duration(k, v)
-			return protoreflect.ValueOfMessage(durationpb.New(x).ProtoReflect()), ok
+		if x, ok, known := o.wellKnown(k, v, fd.Message().FullName()); known {
+			return x, ok
 		}
 	}
 	o.report(codeWrongType, k, fmt.Sprintf("fields of type %s are not supported", fd.Kind()), "")
 	return protoreflect.Value{}, false
+}
+
+// wellKnown reads a message that is written as one value.
+func (o *objectDecoder) wellKnown(k, v *yaml.Node, name protoreflect.FullName) (x protoreflect.Value, ok, known bool) {
+	var m proto.Message
+	switch name {
+	case "google.protobuf.Duration":
+		d, read := o.duration(k, v)
+		m, ok = durationpb.New(d), read
+	case "google.protobuf.BoolValue":
+		b, read := o.boolean(k, v)
+		m, ok = wrapperspb.Bool(b), read
+	case "google.protobuf.UInt32Value":
+		n, read := o.integer(k, v, 0, math.MaxUint32)
+		m, ok = wrapperspb.UInt32(uint32(n)), read //nolint:gosec // integer has checked the range
+	case "google.protobuf.DoubleValue":
+		n, read := o.number(k, v)
+		m, ok = wrapperspb.Double(n), read
+	default:
+		return protoreflect.Value{}, false, false
+	}
+	return protoreflect.ValueOfMessage(m.ProtoReflect()), ok, true
 }
 
 // enum reads a name or a known number.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -18,12 +19,12 @@ const defaultNamespace = "default"
 
 // metadataKeys are Kubernetes' own, which are passed over and which no spelling check may mistake. Read only.
 var metadataKeys = []string{
-	"generateName", "selfLink", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
+	"generateName", "selfLink", "uid", "resourceVersion", "generation", "deletionTimestamp",
 	"deletionGracePeriodSeconds", "ownerReferences", "finalizers", "managedFields", "clusterName", "initializers",
 }
 
 // readKeys are the keys of metadata that are read. Read only.
-var readKeys = []string{"name", "namespace", "labels", "annotations"}
+var readKeys = []string{"name", "namespace", "labels", "annotations", "creationTimestamp"}
 
 // readMetadata reads what is needed of metadata. Namespace stays empty if it cannot be read, and is default if it is
 // not there.
@@ -74,6 +75,8 @@ func (o *objectDecoder) metadataField(name string, k, v *yaml.Node, seen map[str
 		o.doc.Labels = o.textMap(k, v)
 	case "annotations":
 		o.doc.Annotations = o.textMap(k, v)
+	case "creationTimestamp":
+		o.readCreated(k, v)
 	default:
 		if near := nearest(name, readKeys); near != "" && !slices.Contains(metadataKeys, name) {
 			o.report(codeUnknownField, k, "unknown field "+quoted(name), "did you mean "+near+"?")
@@ -105,6 +108,20 @@ func (o *objectDecoder) readNamespace(k, v *yaml.Node) {
 		return
 	}
 	o.doc.Namespace = namespace
+}
+
+// readCreated reads when the object was made, in Kubernetes' notation (RFC 3339).
+func (o *objectDecoder) readCreated(k, v *yaml.Node) {
+	text, ok := o.text(k, v)
+	if !ok {
+		return
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		o.report(codeWrongType, v, quoted(text)+" is not a time", "write it as 2026-01-31T15:04:05Z, or remove it")
+		return
+	}
+	o.doc.Created = t
 }
 
 // textMap reads labels or annotations.

@@ -25,10 +25,16 @@ var knownKinds = []knownKind{
 		func() proto.Message { return &securityv1beta1.AuthorizationPolicy{} }},
 	{KindRequestAuthentication, "security.istio.io", []string{"v1", "v1beta1"},
 		func() proto.Message { return &securityv1beta1.RequestAuthentication{} }},
+	{KindPeerAuthentication, "security.istio.io", []string{"v1", "v1beta1"},
+		func() proto.Message { return &securityv1beta1.PeerAuthentication{} }},
 	{KindWorkloadEntry, "networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"},
 		func() proto.Message { return &networkingv1alpha3.WorkloadEntry{} }},
 	{KindWorkloadGroup, "networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"},
 		func() proto.Message { return &networkingv1alpha3.WorkloadGroup{} }},
+	{KindDestinationRule, "networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"},
+		func() proto.Message { return &networkingv1alpha3.DestinationRule{} }},
+	{KindGateway, "networking.istio.io", []string{"v1", "v1beta1", "v1alpha3"},
+		func() proto.Message { return &networkingv1alpha3.Gateway{} }},
 }
 
 // topLevel are the keys of an object. Read only.
@@ -162,6 +168,8 @@ func (o *objectDecoder) classify() headResult {
 	switch {
 	case d.APIVersion == "":
 		o.report(codeNotObject, o.root, "the object has no apiVersion", "write apiVersion: "+o.kind.apiVersion())
+	case d.Kind == KindGateway && group == gatewayAPIGroup: // a standard kind of that name; Istio's is meant by its own group
+		return headOther
 	case group == o.kind.group && slices.Contains(o.kind.versions, version):
 	case group == o.kind.group:
 		o.reportKey("apiVersion", codeVersion, fmt.Sprintf("%s has no version %s", d.Kind, quoted(version)), "write "+o.kind.apiVersion())
@@ -188,7 +196,7 @@ func (o *objectDecoder) nearKind(group string) headResult {
 		return headBroken
 	}
 	if near == nil && group == securityGroup && !istioKinds[o.doc.Kind] {
-		o.reportKey("kind", codeNearKind, group+" has no kind "+quoted(o.doc.Kind), "write "+KindAuthorizationPolicy+" or "+KindRequestAuthentication)
+		o.reportKey("kind", codeNearKind, group+" has no kind "+quoted(o.doc.Kind), "write "+KindAuthorizationPolicy+", "+KindRequestAuthentication+" or "+KindPeerAuthentication)
 		return headBroken
 	}
 	if near == nil || group != near.group {
@@ -202,11 +210,20 @@ func (o *objectDecoder) nearKind(group string) headResult {
 
 // nearKnownKind is the known kind that a kind must have been meant for, nil if it is one of its own.
 func nearKnownKind(kind string) *knownKind {
+	var names []string
 	for i := range knownKinds {
 		k := &knownKinds[i]
-		if strings.EqualFold(kind, k.kind) || !istioKinds[kind] && nearest(kind, []string{k.kind}) != "" {
+		if strings.EqualFold(kind, k.kind) {
 			return k
 		}
+		names = append(names, k.kind)
+	}
+	if istioKinds[kind] {
+		return nil
+	}
+	near := nearest(kind, names)
+	if i := slices.Index(names, near); i >= 0 {
+		return &knownKinds[i]
 	}
 	return nil
 }
@@ -215,14 +232,16 @@ func nearKnownKind(kind string) *knownKind {
 // policy that is passed over forbids nothing.
 const securityGroup = "security.istio.io"
 
+// gatewayAPIGroup is the API group of Kubernetes' own Gateway.
+const gatewayAPIGroup = "gateway.networking.k8s.io"
+
 func isKnownKind(kind string) bool {
 	return slices.ContainsFunc(knownKinds, func(k knownKind) bool { return k.kind == kind })
 }
 
 // istioKinds are the other kinds of the two groups, which no spelling check may mistake. Read only.
 var istioKinds = map[string]bool{
-	"PeerAuthentication": true, "DestinationRule": true, "EnvoyFilter": true, "Gateway": true, "ProxyConfig": true,
-	"ServiceEntry": true, "Sidecar": true, "VirtualService": true,
+	"EnvoyFilter": true, "ProxyConfig": true, "ServiceEntry": true, "Sidecar": true, "VirtualService": true,
 }
 
 // reportKey reports a problem at the value of a top-level key, or at the object if an outer list gave it.

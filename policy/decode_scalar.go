@@ -165,6 +165,24 @@ func (o *objectDecoder) integer(key, n *yaml.Node, low, high int64) (int64, bool
 	return v, true
 }
 
+// number reads a decimal number with or without a fraction, quoted or not.
+func (o *objectDecoder) number(key, n *yaml.Node) (float64, bool) {
+	if n.Kind != yaml.ScalarNode {
+		o.wrongType(key, n, "a number")
+		return 0, false
+	}
+	if k := scalarKind(n); k == scalarOther {
+		o.badTag(n)
+		return 0, false
+	}
+	v, err := strconv.ParseFloat(n.Value, 64)
+	if err != nil || !floatNumber.MatchString(n.Value) {
+		o.report(codeNumber, n, "want a decimal number, got "+describe(n), "")
+		return 0, false
+	}
+	return v, true
+}
+
 // duration reads Go's notation, which is what Istio takes.
 func (o *objectDecoder) duration(key, n *yaml.Node) (time.Duration, bool) {
 	v, ok := o.text(key, n)

@@ -328,7 +328,7 @@ func TestUnknownSecurityKind(t *testing.T) {
 	if len(docs) != 1 || !docs[0].Broken() {
 		t.Errorf("got %+v, want one broken document", docs)
 	}
-	docs = policy.Decode("a.yaml", []byte("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: foo}\nspec: {}\n"))
+	docs = policy.Decode("a.yaml", []byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: foo}\nspec: {}\n"))
 	if len(docs) != 1 || !docs[0].Ignored || docs[0].Broken() {
 		t.Errorf("got %+v, want one document that is passed over", docs)
 	}

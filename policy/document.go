@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"cmp"
+	"time"
+
 	"google.golang.org/protobuf/proto"
 )
 
@@ -8,8 +11,11 @@ import (
 const (
 	KindAuthorizationPolicy   = "AuthorizationPolicy"
 	KindRequestAuthentication = "RequestAuthentication"
+	KindPeerAuthentication    = "PeerAuthentication"
 	KindWorkloadEntry         = "WorkloadEntry"
 	KindWorkloadGroup         = "WorkloadGroup"
+	KindDestinationRule       = "DestinationRule"
+	KindGateway               = "Gateway"
 )
 
 // DryRunAnnotation marks an AuthorizationPolicy whose result is recorded and never enforced
@@ -45,13 +51,16 @@ type Document struct {
 	APIVersion  string
 	Labels      map[string]string
 	Annotations map[string]string
+	// Created is metadata.creationTimestamp, zero when it is not given, as in files that nobody exported from a cluster.
+	// Where the oldest document counts, one without it is older than any with it, as in Istio; ties go by name.
+	Created time.Time
 
 	File string // as given to Decode
 	Line int    // 1-based line in File on which the document starts
 
-	// Spec is *v1beta1.AuthorizationPolicy, *v1beta1.RequestAuthentication, *v1alpha3.WorkloadEntry or
-	// *v1alpha3.WorkloadGroup, by Kind; nil for kinds that are passed over. In a broken document it holds what could
-	// be read, for [NewSnapshot] to find out whom the document was meant to govern.
+	// Spec is the message of istio.io/api of that Kind, such as *v1beta1.AuthorizationPolicy; nil for kinds that are
+	// passed over. In a broken document it holds what could be read, for [NewSnapshot] to find out whom the document was
+	// meant to govern.
 	Spec proto.Message
 
 	// Ignored is set on documents of kinds that writ gives no meaning to.
@@ -64,7 +73,7 @@ type Document struct {
 	linesAbove int    // lines of File above source
 	within     string // field path inside source, for items of a List
 
-	// What of a broken AuthorizationPolicy's reach is not known, because of an error there or because nothing parses.
+	// What of a broken document's reach is not known, because of an error there or because nothing parses.
 	// It is then taken at its widest.
 	actionUnread bool
 	targetUnread bool // selector, targetRef and targetRefs
@@ -78,4 +87,9 @@ func (d *Document) Broken() bool {
 		}
 	}
 	return false
+}
+
+// older orders documents of one kind as Istio does: by creation, then by name, then by namespace.
+func older(a, b *Document) int {
+	return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Namespace, b.Namespace))
 }

@@ -13,7 +13,15 @@ import (
 type Trace struct {
 	Workload Workload      `json:"workload"`
 	Error    string        `json:"error,omitempty"` // why the workload could not be resolved
+	MTLS     *MTLSTrace    `json:"mtls,omitempty"`  // nil where no PeerAuthentication says anything
 	Policies []PolicyTrace `json:"policies"`
+}
+
+// MTLSTrace is what PeerAuthentication says of the port that a request is for.
+type MTLSTrace struct {
+	Mode    Mode   `json:"mode"`
+	By      string `json:"by"`      // namespace/name of the document
+	Refused bool   `json:"refused"` // the port is STRICT and the caller has no identity
 }
 
 // PolicyTrace is one policy of a [Trace].
@@ -75,6 +83,9 @@ func (s *Snapshot) Explain(w Workload, r *Request) *Trace {
 	} else {
 		w = b.Workload
 		t.Workload = w
+		if m := b.MTLS(r.DestPort); m.By != "" {
+			t.MTLS = &MTLSTrace{Mode: m.Mode, By: m.By, Refused: m.Mode == ModeStrict && !r.HasIdentity()}
+		}
 	}
 	for _, ns := range sortedKeys(s.policies) {
 		for _, p := range s.policies[ns] {

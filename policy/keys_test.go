@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v4"
 )
 
 func TestLookupKey(t *testing.T) {
@@ -85,6 +87,7 @@ func TestCodesTable(t *testing.T) {
 
 // TestShapes makes sure that no field of a known kind is of a type the decoder does not read.
 func TestShapes(t *testing.T) {
+	zero := &yaml.Node{Kind: yaml.ScalarNode, Value: "0", Tag: "!!int"}
 	for name, shape := range shapes() {
 		if len(shape.names) >= 64 {
 			t.Errorf("%s has %d fields, a seen set has 64 bits", name, len(shape.names))
@@ -92,13 +95,19 @@ func TestShapes(t *testing.T) {
 		for _, f := range shape.fields {
 			fd := f.desc
 			if fd.IsMap() {
+				if key := fd.MapKey().Kind().String(); key != "string" && key != "uint32" {
+					t.Errorf("%s.%s: keys of type %s", name, f.name, key)
+				}
 				fd = fd.MapValue()
 			}
 			switch fd.Kind().String() {
-			case "string", "bool", "uint32", "int32", "enum":
+			case "string", "bool", "uint32", "uint64", "int32", "double", "enum":
 			case "message":
-				if f.message == nil && !isDuration(fd) {
-					t.Errorf("%s.%s: no shape", name, f.name)
+				if f.message != nil {
+					continue
+				}
+				if _, _, known := newObjectDecoder("t", chunk{}, zero).wellKnown(zero, zero, fd.Message().FullName()); !known {
+					t.Errorf("%s.%s: type %s", name, f.name, fd.Message().FullName())
 				}
 			default:
 				t.Errorf("%s.%s: type %s", name, f.name, fd.Kind())

@@ -72,8 +72,12 @@ func compiled(rules *policy.Ruleset, r *policy.Request) outcome {
 		return strings.Clone(rule.ID())
 	}
 	v := rules.Evaluate(r)
+	custom := ""
+	for rule, next := rules.Custom(r, 0); rule != nil; rule, next = rules.Custom(r, next) {
+		custom += id(rule) + " "
+	}
 	return outcome{
-		Custom: id(rules.Custom(r)), Audit: id(v.Audit), Deny: id(v.Deny), Allow: id(v.Allow), HasAllow: v.HasAllow,
+		Custom: custom, Audit: id(v.Audit), Deny: id(v.Deny), Allow: id(v.Allow), HasAllow: v.HasAllow,
 		ShadowDeny: id(v.ShadowDeny), ShadowAllow: id(v.ShadowAllow),
 		HasShadowDeny: v.HasShadowDeny, HasShadowAllow: v.HasShadowAllow,
 	}

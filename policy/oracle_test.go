@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +23,7 @@ type oracle struct {
 	workload policy.Workload
 }
 
-// outcome is a verdict by rule IDs; "" = no rule matched.
+// outcome is a verdict by rule IDs; "" = no rule matched. Custom has one ID for each provider, in the order of their names.
 type outcome struct {
 	Custom, Audit, Deny, Allow    string
 	HasAllow                      bool
@@ -44,6 +45,7 @@ func (o *oracle) governing() []*policy.Document {
 // decide evaluates every rule of every policy that applies.
 func (o *oracle) decide(r *policy.Request) outcome {
 	var out outcome
+	custom := map[string]string{} // §4.4: each provider is asked if one of its rules matches
 	for _, d := range o.governing() {
 		spec := specOf(d)
 		hit := o.smallestMatch(d, r)
@@ -51,7 +53,9 @@ func (o *oracle) decide(r *policy.Request) outcome {
 		dryRun = dryRun && err == nil // §7: an annotation that is not a bool would be enforced
 		switch spec.GetAction() {
 		case v1beta1.AuthorizationPolicy_CUSTOM:
-			keepSmallest(&out.Custom, hit)
+			best := custom[spec.GetProvider().GetName()]
+			keepSmallest(&best, hit)
+			custom[spec.GetProvider().GetName()] = best
 		case v1beta1.AuthorizationPolicy_AUDIT:
 			keepSmallest(&out.Audit, hit)
 		case v1beta1.AuthorizationPolicy_DENY:
@@ -69,6 +73,11 @@ func (o *oracle) decide(r *policy.Request) outcome {
 				out.HasAllow = true // counts policies, not rules (§4.2)
 				keepSmallest(&out.Allow, hit)
 			}
+		}
+	}
+	for _, provider := range slices.Sorted(maps.Keys(custom)) {
+		if custom[provider] != "" {
+			out.Custom += custom[provider] + " "
 		}
 	}
 	if out.Deny != "" { // denied whatever ALLOW says; Evaluate leaves it unsaid

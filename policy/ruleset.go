@@ -20,8 +20,9 @@ type lazyForm struct {
 
 // form is a ruleset for one kind of traffic (§5).
 type form struct {
-	custom, audit, deny, allow, shadowDeny, shadowAllow *index
-	hasAllow, hasShadowDeny, hasShadowAllow             bool
+	custom                                      []*index // one for each provider, by name; stand-ins for broken policies come first
+	audit, deny, allow, shadowDeny, shadowAllow *index
+	hasAllow, hasShadowDeny, hasShadowAllow     bool
 }
 
 func newRuleset(policies []*Policy) *Ruleset { return &Ruleset{policies: policies} }
@@ -57,12 +58,18 @@ func (rs *Ruleset) warm(old *Ruleset) {
 }
 
 func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
-	var custom, audit, deny, allow, shadowDeny, shadowAllow []*Rule
+	var audit, deny, allow, shadowDeny, shadowAllow []*Rule
+	custom := map[string][]*Rule{}
 	f := &form{}
 	for _, p := range policies {
 		switch {
 		case p.Action == ActionCustom && !p.DryRun:
-			custom = append(custom, p.rules...)
+			// A stand-in denies by itself: a rule of the same provider with a smaller ID must not hide it.
+			provider := p.Provider
+			if p.Broken {
+				provider = ""
+			}
+			custom[provider] = append(custom[provider], p.rules...)
 		case p.Action == ActionAudit && !p.DryRun:
 			audit = append(audit, p.rules...)
 		case p.Action == ActionDeny && p.DryRun:
@@ -75,7 +82,9 @@ func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
 			allow, f.hasAllow = append(allow, p.rules...), true
 		}
 	}
-	f.custom = newIndex(custom, body)
+	for _, provider := range sortedKeys(custom) {
+		f.custom = append(f.custom, newIndex(custom[provider], body))
+	}
 	f.audit = newIndex(audit, body)
 	f.deny = newIndex(deny, body)
 	f.allow = newIndex(allow, body)
@@ -94,8 +103,18 @@ func (rs *Ruleset) form(r *Request) *form {
 // Policies are those that apply, enforced and dry-run, in load order. The slice must not be changed.
 func (rs *Ruleset) Policies() []*Policy { return rs.policies }
 
-// Custom returns the CUSTOM rule that matches r, the one with the smallest ID, or nil. It does not allocate.
-func (rs *Ruleset) Custom(r *Request) *Rule { return rs.form(r).custom.first(r) }
+// Custom walks through the CUSTOM rules that match r: for each provider the one with the smallest ID, in the order of the
+// providers' names, after those of broken policies, which name no provider that counts. It starts with after 0, and goes
+// on with what it returned until there is no rule left. It does not allocate.
+func (rs *Ruleset) Custom(r *Request, after int) (rule *Rule, next int) {
+	custom := rs.form(r).custom
+	for i := after; i < len(custom); i++ {
+		if rule := custom[i].first(r); rule != nil {
+			return rule, i + 1
+		}
+	}
+	return nil, len(custom)
+}
 
 // Verdict is what the AUDIT, DENY and ALLOW policies of a ruleset say of one request.
 type Verdict struct {

@@ -152,15 +152,16 @@ func (t *target) refMatches(mesh *Mesh, w *Workload, ref targetRef) bool {
 func (t *target) needsLabels() bool { return len(t.selector) > 0 || len(t.refs) > 0 }
 
 // namespaces lists where policies for the workload may live: its own namespace, the root namespace, and those of the
-// services behind a waypoint.
+// services behind a waypoint, in this order (request-authentication §1.4).
 func (w *Workload) namespaces(mesh *Mesh) []string {
-	out := []string{mesh.RootNamespace}
+	var out []string
 	add := func(ns string) {
 		if ns != "" && !slices.Contains(out, ns) {
 			out = append(out, ns)
 		}
 	}
 	add(w.Namespace)
+	add(mesh.RootNamespace)
 	for _, s := range w.Services {
 		_, name, _ := strings.Cut(s, " ")
 		ns, _, _ := strings.Cut(name, "/")

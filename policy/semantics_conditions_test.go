@@ -242,7 +242,7 @@ func TestTCP(t *testing.T) {
 	}
 	t.Run("CUSTOM paths: the provider is asked for every connection", func(t *testing.T) {
 		docs := load(t, document("{action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/x]}}]}]}"))
-		if bind(t, policy.Mesh{}, docs, httpbin()).Custom(other) == nil {
+		if rule, _ := bind(t, policy.Mesh{}, docs, httpbin()).Custom(other, 0); rule == nil {
 			t.Error("no CUSTOM rule matches")
 		}
 	})
@@ -293,7 +293,7 @@ func TestReportedRule(t *testing.T) {
 	}
 	t.Run("CUSTOM names its provider", func(t *testing.T) {
 		docs := load(t, documentNamed("foo", "a", "{action: CUSTOM, provider: {name: opa}, rules: [{}]}"))
-		rule := bind(t, policy.Mesh{}, docs, httpbin()).Custom(request())
+		rule, _ := bind(t, policy.Mesh{}, docs, httpbin()).Custom(request(), 0)
 		if rule == nil || rule.ID() != "istio-ext-authz-opa-ns[foo]-policy[a]-rule[0]" {
 			t.Errorf("reported %v", rule)
 		}

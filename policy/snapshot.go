@@ -25,14 +25,18 @@ type Snapshot struct {
 	mesh       Mesh
 	documents  []DocumentStatus
 	policies   map[string][]*Policy                // by namespace, in load order
-	tokens     map[string][]*requestAuthentication // by namespace
+	tokens     map[string][]*requestAuthentication // by namespace, oldest first
+	peers      map[string][]*peerAuthentication    // by namespace, oldest first
+	routes     map[string][]*destinationRule       // by namespace, oldest first
+	gateways   []*gateway                          // oldest first
 	registry   map[account][]registered            // workloads that documents name
 	unread     map[string][]*Document              // by namespace, those that cannot be read and were never good
 	cache      cache
 
-	mu       sync.Mutex // guards rulesets and merged
+	mu       sync.Mutex // guards rulesets, merged and modes
 	rulesets map[string]*Ruleset
 	merged   map[string]*Authentication
+	modes    map[string]*peerModes
 }
 
 // account is a service account of a namespace.
@@ -51,6 +55,8 @@ type Bound struct {
 	// Authentication holds the token rules for the workload, nil when no RequestAuthentication applies: tokens are then
 	// not looked at.
 	Authentication *Authentication
+
+	peers *peerModes // nil where no PeerAuthentication says anything
 }
 
 // Generation counts the snapshots a Store has published, from 1.
@@ -70,6 +76,20 @@ func NewSnapshot(docs []*Document, mesh Mesh) *Snapshot {
 
 // addPolicy files a compiled policy.
 func (s *Snapshot) addPolicy(p *Policy) { s.policies[p.Namespace] = append(s.policies[p.Namespace], p) }
+
+// sortByAge puts the documents of each namespace into the order in which they count.
+func (s *Snapshot) sortByAge() {
+	for _, of := range s.tokens {
+		slices.SortStableFunc(of, func(a, b *requestAuthentication) int { return older(a.doc, b.doc) })
+	}
+	for _, of := range s.peers {
+		slices.SortStableFunc(of, func(a, b *peerAuthentication) int { return older(a.doc, b.doc) })
+	}
+	for _, of := range s.routes {
+		slices.SortStableFunc(of, func(a, b *destinationRule) int { return older(a.doc, b.doc) })
+	}
+	slices.SortStableFunc(s.gateways, func(a, b *gateway) int { return older(a.doc, b.doc) })
+}
 
 // addWorkload files a WorkloadEntry or WorkloadGroup as a registered workload.
 func (s *Snapshot) addWorkload(doc *Document) {
@@ -132,18 +152,21 @@ func (s *Snapshot) Resolve(w Workload) (*Bound, error) {
 		w.Labels = labels
 	}
 	out := in.applying(&s.mesh, &w)
-	return &Bound{Workload: w, Rules: s.ruleset(out.policies), Authentication: s.authentication(out.tokens)}, nil
+	return &Bound{
+		Workload: w, Rules: s.ruleset(out.policies), Authentication: s.authentication(out.tokens), peers: s.peerModes(out.peers, &w),
+	}, nil
 }
 
 // candidates are documents that can apply to a workload by their namespace.
 type candidates struct {
 	policies []*Policy
 	tokens   []*requestAuthentication
+	peers    []*peerAuthentication
 }
 
 // candidates lists the policies of all namespaces that can apply to w, in a fixed order (§1.2).
 func (s *Snapshot) candidates(w *Workload) candidates {
-	var c candidates
+	c := candidates{peers: s.peerCandidates(w)}
 	for _, ns := range w.namespaces(&s.mesh) {
 		c.policies = append(c.policies, s.policies[ns]...)
 		c.tokens = append(c.tokens, s.tokens[ns]...)
@@ -164,11 +187,16 @@ func (c candidates) applying(mesh *Mesh, w *Workload) candidates {
 			out.tokens = append(out.tokens, a)
 		}
 	}
+	for _, p := range c.peers {
+		if p.applies(mesh, w) {
+			out.peers = append(out.peers, p)
+		}
+	}
 	return out
 }
 
 // byLabels returns a document that applies to some label sets and not to others, if there is one.
-func (c candidates) byLabels() (name string, found bool) {
+func (c candidates) byLabels(mesh *Mesh) (name string, found bool) {
 	for _, p := range c.policies {
 		if p.needsLabels() {
 			return p.String(), true
@@ -177,6 +205,14 @@ func (c candidates) byLabels() (name string, found bool) {
 	for _, a := range c.tokens {
 		if a.needsLabels() {
 			return a.doc.Namespace + "/" + a.doc.Name, true
+		}
+	}
+	if !slices.ContainsFunc(c.peers, (*peerAuthentication).strict) {
+		return "", false // whichever apply, nobody is refused
+	}
+	for _, p := range c.peers {
+		if p.needsLabels(mesh) {
+			return p.name(), true
 		}
 	}
 	return "", false
@@ -192,23 +228,25 @@ func (s *Snapshot) registeredLabels(w Workload, in candidates) (map[string]strin
 		}
 	}
 	if d := s.unreadWorkload(&w); d != nil {
-		if name, ok := in.byLabels(); ok {
+		if name, ok := in.byLabels(&s.mesh); ok {
 			return nil, fmt.Errorf("%w: policy %s, workload %s/%s, and %s:%d, which may name it, is broken",
 				ErrUnknownLabels, name, w.Namespace, w.ServiceAccount, d.File, d.Line)
 		}
 	}
 	if len(found) == 0 {
-		if name, ok := in.byLabels(); ok {
+		if name, ok := in.byLabels(&s.mesh); ok {
 			return nil, fmt.Errorf("%w: policy %s, workload %s/%s", ErrUnknownLabels, name, w.Namespace, w.ServiceAccount)
 		}
 		return nil, nil
 	}
 	w.Labels = found[0].labels
 	first := in.applying(&s.mesh, &w)
+	modes := s.peerModes(first.peers, &w)
 	for _, r := range found[1:] {
 		w.Labels = r.labels
 		other := in.applying(&s.mesh, &w)
-		if !slices.Equal(first.policies, other.policies) || !slices.Equal(first.tokens, other.tokens) {
+		if !slices.Equal(first.policies, other.policies) || !slices.Equal(first.tokens, other.tokens) ||
+			!refuseAlike(modes, s.peerModes(other.peers, &w)) {
 			return nil, fmt.Errorf("%w: %s and %s of %s/%s", ErrAmbiguous, found[0].name, r.name, w.Namespace, w.ServiceAccount)
 		}
 	}

@@ -43,7 +43,7 @@ type DocumentState string
 const (
 	StateActive     DocumentState = "active"      // in force as written
 	StateLastGood   DocumentState = "last_good"   // has errors; its last valid version is in force
-	StateFailClosed DocumentState = "fail_closed" // has errors and never was valid: denies for whom it targets
+	StateFailClosed DocumentState = "fail_closed" // has errors and never was valid: forbids what it may have been meant to
 	StateIgnored    DocumentState = "ignored"     // of a kind that means nothing here
 )
 
@@ -94,14 +94,18 @@ func (s *Store) Update(docs []*Document) *Snapshot {
 		mesh:       s.mesh,
 		policies:   map[string][]*Policy{},
 		tokens:     map[string][]*requestAuthentication{},
+		peers:      map[string][]*peerAuthentication{},
+		routes:     map[string][]*destinationRule{},
 		registry:   map[account][]registered{},
 		unread:     map[string][]*Document{},
 		rulesets:   map[string]*Ruleset{},
 		merged:     map[string]*Authentication{},
+		modes:      map[string]*peerModes{},
 		cache:      newCache(),
 	}
 	l := &loading{store: s, snap: snap, compiler: newCompiler(s.mesh), kept: map[Object]bool{}, hash: sha256.New()}
 	l.run(docs)
+	snap.sortByAge()
 	snap.hash = hex.EncodeToString(l.hash.Sum(nil))
 	s.good = l.nextGood()
 	if s.prepare != nil {
@@ -167,6 +171,24 @@ func (l *loading) enforce(d *Document) error {
 			return err
 		}
 		l.snap.tokens[d.Namespace] = append(l.snap.tokens[d.Namespace], a)
+	case KindPeerAuthentication:
+		p, err := newPeerAuthentication(d)
+		if err != nil {
+			return err
+		}
+		l.snap.peers[d.Namespace] = append(l.snap.peers[d.Namespace], p)
+	case KindDestinationRule:
+		r, err := newDestinationRule(d)
+		if err != nil {
+			return err
+		}
+		l.snap.routes[d.Namespace] = append(l.snap.routes[d.Namespace], r)
+	case KindGateway:
+		g, err := newGateway(d)
+		if err != nil {
+			return err
+		}
+		l.snap.gateways = append(l.snap.gateways, g)
 	case KindWorkloadEntry, KindWorkloadGroup:
 		l.snap.addWorkload(d)
 	}
@@ -237,6 +259,12 @@ func (l *loading) failClosed(d *Document) {
 	switch d.Kind {
 	case KindWorkloadEntry, KindWorkloadGroup:
 		l.snap.addBrokenWorkload(d)
+	case KindPeerAuthentication:
+		l.snap.peers[d.Namespace] = append(l.snap.peers[d.Namespace], brokenPeerAuthentication(d, l.snap.mesh.RootNamespace))
+	case KindDestinationRule:
+		l.snap.routes[d.Namespace] = append(l.snap.routes[d.Namespace], brokenDestinationRule(d))
+	case KindGateway:
+		l.snap.gateways = append(l.snap.gateways, brokenGateway(d))
 	case "", KindAuthorizationPolicy, KindRequestAuthentication: // it forbids something, or could
 		p := l.compiler.brokenPolicy(d)
 		if p == nil {

@@ -21,7 +21,7 @@ func answered(t *testing.T, snap *policy.Snapshot, namespace, app, path string) 
 		t.Fatal(err)
 	}
 	r := request(pathOf(path))
-	if bound.Rules.Custom(r) != nil {
+	if rule, _ := bound.Rules.Custom(r, 0); rule != nil {
 		return false
 	}
 	v := bound.Rules.Evaluate(r)

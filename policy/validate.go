@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
 	securityv1beta1 "istio.io/api/security/v1beta1"
 	typev1beta1 "istio.io/api/type/v1beta1"
 )
@@ -50,7 +51,8 @@ func (o *objectDecoder) inSpec(field string) bool {
 	return v != nil && !isNull(v)
 }
 
-// validate checks what was decoded as Istio's admission does (authorization-policy §3.4, request-authentication §1.3).
+// validate checks what was decoded as Istio's admission does (authorization-policy §3.4, §8, request-authentication §1.3).
+// Of the kinds of networking.istio.io only what concerns TLS is checked.
 // Parts that could not be decoded are not judged a second time.
 func (o *objectDecoder) validate() {
 	v := &validator{o: o, unread: o.errorFields()}
@@ -59,6 +61,12 @@ func (o *objectDecoder) validate() {
 		v.authorizationPolicy(spec)
 	case *securityv1beta1.RequestAuthentication:
 		v.requestAuthentication(spec)
+	case *securityv1beta1.PeerAuthentication:
+		v.peerAuthentication(spec)
+	case *networkingv1alpha3.DestinationRule:
+		v.destinationRule(spec)
+	case *networkingv1alpha3.Gateway:
+		v.gateway(spec)
 	}
 	if _, dry := o.doc.Annotations[DryRunAnnotation]; dry && o.kind.kind != KindAuthorizationPolicy {
 		v.report(codeDryRun, "metadata.annotations["+DryRunAnnotation+"]", "a "+o.kind.kind+" cannot be dry-run", "remove the annotation")
@@ -142,8 +150,9 @@ const (
 	maxJWKSURI     = 2048
 )
 
-func (v *validator) selector(labels map[string]string) {
-	const field = "spec.selector"
+func (v *validator) selector(labels map[string]string) { v.selectorAt("spec.selector", labels) }
+
+func (v *validator) selectorAt(field string, labels map[string]string) {
 	if len(labels) == 0 {
 		v.report(codeEmptySelector, field, "the selector has no labels and selects every workload in scope", "add matchLabels, or remove the selector")
 	}

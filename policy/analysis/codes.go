@@ -50,6 +50,14 @@ const (
 	codeUnknownIssuer     = "WRIT378"
 	codeNoTokenRules      = "WRIT379"
 	codeNotDiscoverable   = "WRIT380"
+	codePeerShadowed      = "WRIT390"
+	codeRootSelector      = "WRIT391"
+	codeIdentityDisabled  = "WRIT392"
+	codePortUnexposed     = "WRIT393"
+	codeCredentialUnused  = "WRIT394"
+	codePortDropsTLS      = "WRIT395"
+	codeSubsetTLS         = "WRIT396"
+	codeUnverifiedClients = "WRIT397"
 )
 
 // hazards is the table of all codes, in order. It is only read.
@@ -146,6 +154,22 @@ var hazards = []policy.Code{
 		Explanation: "It does nothing, and does not lift the rules of others."},
 	{Code: codeNotDiscoverable, Severity: policy.SeverityWarning, Title: "issuer that keys cannot be discovered from",
 		Explanation: "Without jwks and jwksUri the keys are looked for where the issuer's URL says; this issuer is no such URL."},
+	{Code: codePeerShadowed, Severity: policy.SeverityWarning, Title: "PeerAuthentication that an older one shadows",
+		Explanation: "Of several for the mesh, for one namespace or for the same workloads only the oldest counts; they are not merged."},
+	{Code: codeRootSelector, Severity: policy.SeverityWarning, Title: "PeerAuthentication with selector in the root namespace",
+		Explanation: "It is ignored: in the root namespace only the one for the whole mesh counts."},
+	{Code: codeIdentityDisabled, Severity: policy.SeverityWarning, Title: "condition on identity where mTLS is disabled",
+		Explanation: "Without mTLS no caller has an identity, so the condition never matches."},
+	{Code: codePortUnexposed, Severity: policy.SeverityWarning, Title: "mode of a port that nobody listens on",
+		Explanation: "portLevelMtls takes the workload's own port, not that of a Service."},
+	{Code: codeCredentialUnused, Severity: policy.SeverityWarning, Title: "credentialName without workloadSelector",
+		Explanation: "Sidecars read credentials only for rules with a workloadSelector, and use no TLS without one."},
+	{Code: codePortDropsTLS, Severity: policy.SeverityWarning, Title: "port settings that drop the TLS settings",
+		Explanation: "An entry of portLevelSettings replaces the settings of the destination as a whole."},
+	{Code: codeSubsetTLS, Severity: policy.SeverityInfo, Title: "TLS settings of a subset",
+		Explanation: "writ goes by the TLS settings of the host; those of subsets have no meaning here."},
+	{Code: codeUnverifiedClients, Severity: policy.SeverityWarning, Title: "client certificates that are not verified",
+		Explanation: "With insecureSkipVerify the caller chooses the names that policies see."},
 }
 
 // Codes lists every code [Lint] can report, in order. Those of decoding and validation are in [policy.Codes].

@@ -50,7 +50,7 @@ func TestLintPage(t *testing.T) {
 // Every hazard has cases, and every code is listed once.
 func TestEveryHazardHasCases(t *testing.T) {
 	tested := map[string]bool{"WRIT322": true, "WRIT300": true} // TestCovered, TestTooManyFindings
-	for _, tt := range append(slices.Clone(hazardCases), tokenCases...) {
+	for _, tt := range slices.Concat(hazardCases, tokenCases, mtlsCases) {
 		tested[tt.code] = true
 	}
 	seen := map[string]bool{}

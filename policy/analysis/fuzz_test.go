@@ -10,7 +10,7 @@ import (
 
 // Whatever the documents, Lint neither panics nor reports an error, a code it does not own, or a place outside the file.
 func FuzzLint(f *testing.F) {
-	for _, tt := range append(slices.Clone(hazardCases), tokenCases...) {
+	for _, tt := range slices.Concat(hazardCases, tokenCases, mtlsCases) {
 		f.Add([]byte(tt.fires), "shop.example")
 		f.Add([]byte(tt.quiet), "cluster.local")
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
 	securityv1beta1 "istio.io/api/security/v1beta1"
 
 	"github.com/writ-auth/writ/policy"
@@ -39,6 +40,18 @@ func Lint(docs []*policy.Document, mesh policy.Mesh) []policy.Problem {
 	for i := range l.tokens {
 		checkTokens(l, &l.tokens[i])
 	}
+	for _, doc := range docs {
+		if doc.Broken() {
+			continue
+		}
+		switch spec := doc.Spec.(type) {
+		case *networkingv1alpha3.DestinationRule:
+			checkClientTLS(l, doc, spec)
+		case *networkingv1alpha3.Gateway:
+			checkServerTLS(l, doc, spec)
+		}
+	}
+	checkPeers(l)
 	checkSelectors(l)
 	checkCovered(l)
 	checkProviders(l)
@@ -52,7 +65,7 @@ type linter struct {
 	policies  []*view
 	workloads []registered
 	objects   map[policy.Object]bool // every document of the set, whatever its kind
-	mtls      map[string]bool        // namespaces with a PeerAuthentication; what it says is not read here
+	peers     []peerView             // the PeerAuthentications, oldest first
 	tokens    []tokenView            // the RequestAuthentications
 	issuers   []string               // of their rules
 
@@ -76,7 +89,6 @@ func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
 		mesh:     mesh,
 		domains:  append([]string{mesh.TrustDomain}, mesh.TrustDomainAliases...),
 		objects:  make(map[policy.Object]bool, len(docs)),
-		mtls:     make(map[string]bool),
 		docs:     docs,
 		problems: make(map[*policy.Document][]policy.Problem),
 		dropped:  make(map[*policy.Document]int),
@@ -84,9 +96,6 @@ func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
 	}
 	for _, doc := range docs {
 		l.objects[doc.Object] = true
-		if doc.Kind == "PeerAuthentication" {
-			l.mtls[doc.Namespace] = true
-		}
 		if doc.Broken() {
 			continue
 		}
@@ -99,8 +108,11 @@ func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
 			for _, r := range spec.GetJwtRules() {
 				l.issuers = append(l.issuers, r.GetIssuer())
 			}
+		case *securityv1beta1.PeerAuthentication:
+			l.peers = append(l.peers, newPeerView(doc, spec, mesh.RootNamespace))
 		}
 	}
+	sortPeers(l.peers)
 	return l
 }
 

@@ -386,7 +386,7 @@ func custom(name, provider string) string {
 }
 
 func TestHazards(t *testing.T) {
-	for _, tt := range append(slices.Clone(hazardCases), tokenCases...) {
+	for _, tt := range slices.Concat(hazardCases, tokenCases, mtlsCases) {
 		t.Run(tt.code+"/"+tt.name, func(t *testing.T) {
 			var hit *policy.Problem
 			got := lint(t, tt.mesh, tt.fires)
