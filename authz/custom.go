@@ -10,9 +10,23 @@ import (
 // Provider answers for CUSTOM policies (authorization-policy §4.4, §6). It is safe for concurrent use.
 type Provider interface {
 	// Ask writes the answer to a, which is empty. An error says that there is no answer: the request is denied, or goes
-	// on if the provider fails open. Ask returns when ctx is done at the latest, and keeps nothing of q or a.
+	// on if the provider fails open. Ask returns when ctx is done at the latest, and keeps nothing of q or a. A [Fault]
+	// says more than another error: why there is no answer, in a word fit for a metric.
 	Ask(ctx context.Context, q *Question, a *Answer) error
 }
+
+// Fault is the error of a provider that knows in which way it failed. Any other error is ReasonProviderTimeout once the
+// context of the question is done, and ReasonProviderError before.
+type Fault struct {
+	Reason Reason // one of the ReasonProvider… constants
+	Err    error  // for operators
+}
+
+// Error is what happened, for operators and never for the client.
+func (f *Fault) Error() string { return f.Err.Error() }
+
+// Unwrap returns what happened.
+func (f *Fault) Unwrap() error { return f.Err }
 
 // Question is one request that a CUSTOM rule matched.
 type Question struct {
@@ -27,10 +41,12 @@ type Question struct {
 	Token func(ctx context.Context) *jwt.Result
 }
 
-// Answer is what a provider says. Its lists may be reused.
+// Answer is what a provider says. A provider appends to its lists, whose memory is reused, and does not put lists of its
+// own in their place.
 type Answer struct {
 	Allow  bool
-	Status int    // HTTP status of a denial, 0 for 403
+	Reason Reason // of a denial, empty for ReasonProviderDenied
+	Status int    // HTTP status of a denial, 200 to 599; 0 for 403
 	Body   string // of a denial
 	Changes
 	// Detail is for operators: what the provider said besides, never for the client.

@@ -13,6 +13,8 @@ import (
 type Engine struct {
 	Tokens  Tokens  // how tokens are verified
 	Revoked Revoked // what is revoked; nil when nothing can be
+
+	Providers *Providers // whom CUSTOM policies may ask; nil when nobody
 }
 
 // Revoked says what is no longer good, whatever policies say: the kill switch. It is asked with every request, so it
@@ -25,8 +27,8 @@ type Revoked interface {
 
 // Decide answers one request for one workload by the layers of authorization-policy §4.1, in their order, and writes
 // the answer to d, whose memory it reuses. Without a snapshot or a workload the answer is a denial. It waits within ctx,
-// and only for the keys of a token. It does not allocate for AUDIT, DENY and ALLOW policies, nor for a token that was
-// verified before.
+// and only for providers and for the keys of a token. It does not allocate for AUDIT, DENY and ALLOW policies, for CUSTOM
+// policies that do not match, nor for a token that was verified before.
 func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bound, r *policy.Request, d *Decision) {
 	switch {
 	case snap == nil:
@@ -43,9 +45,10 @@ func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bo
 		d.deny(LayerRevoked, ReasonRevoked, nil)
 		return
 	}
-	// "CUSTOM: per provider, decide whether an enforced CUSTOM rule matches; if so call the provider."
-	if rule := b.Rules.Custom(r); rule != nil {
-		d.custom(rule)
+	if refusedPlaintext(b, r, d) {
+		return
+	}
+	if !e.custom(ctx, b, r, d) {
 		return
 	}
 	if !e.Tokens.authenticate(ctx, b.Authentication, r, d) {
@@ -62,6 +65,24 @@ func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bo
 	default: // "else: 403"
 		d.deny(LayerAllow, ReasonNoAllowMatch, nil)
 	}
+	if d.Allow && len(d.Asked) > 0 {
+		d.Changes.underTokens(&d.Token, b.Authentication)
+	}
+}
+
+// refusedPlaintext denies a caller without an identity on a port that PeerAuthentication makes STRICT, where a proxy has
+// "no filter chain: closed" (authorization-policy §8.2). Under PERMISSIVE and DISABLE such a caller is the policies' affair.
+func refusedPlaintext(b *policy.Bound, r *policy.Request, d *Decision) bool {
+	m := b.MTLS(r.DestPort)
+	if m.Mode != policy.ModeStrict || r.HasIdentity() {
+		return false
+	}
+	d.deny(LayerMTLS, ReasonPlaintextRefused, nil)
+	if m.Broken {
+		d.Reason = ReasonBrokenPolicy
+	}
+	d.Detail = m.Refusal()
+	return true
 }
 
 // revoked reports whether any name, the certificate or the key of the caller is revoked.
@@ -84,15 +105,10 @@ func (d *Decision) allow(layer Layer, reason Reason, rule *policy.Rule) {
 
 func (d *Decision) deny(layer Layer, reason Reason, rule *policy.Rule) {
 	d.Allow, d.Status, d.Body, d.Layer, d.Reason, d.Rule = false, http.StatusForbidden, DeniedBody, layer, reason, rule
+	if len(d.Asked) > 0 { // what providers wanted done to the request that they allowed
+		d.Changes.reset()
+	}
 	if rule != nil && rule.Policy.Broken {
 		d.Reason, d.Detail = ReasonBrokenPolicy, "the document has errors, was never valid and fails closed: writ lint names them"
-	}
-}
-
-// custom answers for a matching CUSTOM rule. Its provider cannot be asked by this version, so it denies and says so.
-func (d *Decision) custom(rule *policy.Rule) {
-	d.deny(LayerCustom, ReasonCustomUnavailable, rule)
-	if d.Reason == ReasonCustomUnavailable {
-		d.Detail = "a CUSTOM policy matches and providers are not supported by this version: remove the policy, or express it as DENY and ALLOW"
 	}
 }

@@ -104,9 +104,26 @@ func (t *Tokens) authenticate(ctx context.Context, a *policy.Authentication, r *
 		r.Claims = r.ProxyClaims
 		return true
 	}
-	if a == nil || r.TCP {
-		return true
+	t.verify(ctx, a, r, d)
+	if d.Token.Status != 0 {
+		if len(d.Asked) > 0 {
+			d.Changes.reset()
+		}
+		d.Allow, d.Status, d.Body, d.Layer, d.Reason = false, d.Token.Status, d.Token.Body, LayerJWT, ReasonTokenRefused
+		return false
 	}
+	if d.Token.Token != nil {
+		r.Claims = d.Token.Token
+	}
+	return true
+}
+
+// verify writes to d.Token what becomes of the request's tokens. It does so once: a provider may have asked before.
+func (t *Tokens) verify(ctx context.Context, a *policy.Authentication, r *policy.Request, d *Decision) {
+	if d.verified || t.Mode == TokensMetadata || a == nil || r.TCP {
+		return
+	}
+	d.verified = true
 	now := time.Now
 	if t.Now != nil {
 		now = t.Now
@@ -115,12 +132,4 @@ func (t *Tokens) authenticate(ctx context.Context, a *policy.Authentication, r *
 		Headers: r.Headers, Raw: r.RawHeaders, Method: r.Method, Path: r.RawPath, Host: r.Host, Scheme: r.Scheme, Now: now(),
 	}
 	t.Validator(a).Validate(ctx, &in, &d.Token)
-	if d.Token.Status != 0 {
-		d.Allow, d.Status, d.Body, d.Layer, d.Reason = false, d.Token.Status, d.Token.Body, LayerJWT, ReasonTokenRefused
-		return false
-	}
-	if d.Token.Token != nil {
-		r.Claims = d.Token.Token
-	}
-	return true
 }

@@ -78,7 +78,7 @@ func (s *Server) decide(ctx context.Context, c *call, in input, w *policy.Worklo
 		}
 	}()
 	d := &c.decision
-	d.ID = s.ids.Next()
+	d.ID, d.Raw = s.ids.Next(), in.raw
 	d.Reset()
 	snap := s.snapshot()
 	if snap != nil {
@@ -127,6 +127,7 @@ func (c *call) read(in input, opts *Options, limit int) *refusal {
 func (c *call) release() {
 	c.message.reset()
 	c.initial = named{}
+	c.decision.Raw = nil
 	c.decision.Reset()
 	c.observed = Observation{}
 }

@@ -46,6 +46,7 @@ const (
 	metaRuleID     = "rule_id"
 	metaAudit      = "audit"
 	metaGeneration = "generation"
+	metaProvider   = "provider"   // the CUSTOM provider that decided
 	metaToken      = "token"      // why the token was refused
 	metaTokenRule  = "token_rule" // the RequestAuthentication rule that refused it, or whose token it is
 
@@ -62,7 +63,7 @@ func appendResponse(b []byte, d *authz.Decision) []byte {
 	if d.Allow {
 		// An OK google.rpc.Status is an empty message that is present.
 		b = append(b, responseStatus, 0, responseOK)
-		return appendMetadata(appendChanges(b, &d.Token), d)
+		return appendMetadata(appendChanges(b, &d.Changes, &d.Token), d)
 	}
 	code, status := codes.PermissionDenied, deniedStatusOf(d)
 	if status == http.StatusUnauthorized {
@@ -77,27 +78,14 @@ func appendResponse(b []byte, d *authz.Decision) []byte {
 	if challenge := d.Challenge(); challenge != "" {
 		b = appendHeader(append(b, deniedHeaders), "www-authenticate", challenge)
 	}
+	for i := range d.Changes.ResponseHeaders {
+		b = appendRequestHeader(append(b, deniedHeaders), &d.Changes.ResponseHeaders[i])
+	}
 	if d.Body != "" {
 		b = appendString(append(b, deniedBody), d.Body)
 	}
 	b = closeAt(b, start)
 	return appendMetadata(b, d)
-}
-
-// appendChanges writes what an allowed request's token does to it: headers that carry its claims, and headers and
-// parameters that go. Envoy removes after it sets, so no name is in both lists.
-func appendChanges(b []byte, t *jwt.Result) []byte {
-	b, start := open(b)
-	for i := range t.SetHeaders {
-		b = appendHeader(append(b, okHeaders), t.SetHeaders[i].Name, t.SetHeaders[i].Value)
-	}
-	for _, name := range t.RemoveHeaders {
-		b = appendString(append(b, okHeadersToRemove), name)
-	}
-	for _, name := range t.RemoveParams {
-		b = appendString(append(b, okParamsToRemove), name)
-	}
-	return closeAt(b, start)
 }
 
 // appendHeader writes a HeaderValueOption.
@@ -110,8 +98,11 @@ func appendHeader(b []byte, name, value string) []byte {
 }
 
 // deniedStatusOf is the HTTP status of a denial. A denied_response with 200 would go to the client as 200, so what
-// is not an error status becomes 403.
+// is not an error status becomes 403, unless it is a provider that means it: a redirect to a login page.
 func deniedStatusOf(d *authz.Decision) int {
+	if d.Layer == authz.LayerCustom && authz.IsProviderStatus(d.Status) {
+		return d.Status
+	}
 	if d.Status < 400 || d.Status > 599 {
 		return http.StatusForbidden
 	}
@@ -125,6 +116,7 @@ func appendMetadata(b []byte, d *authz.Decision) []byte {
 	if d.Allow {
 		decision = "allow"
 	}
+	b = appendProviderMetadata(b, d.Changes.Metadata)
 	b = appendStringField(b, metaDecision, decision)
 	if d.ID != (authz.ID{}) {
 		b = appendIDField(b, d.ID)
@@ -135,6 +127,9 @@ func appendMetadata(b []byte, d *authz.Decision) []byte {
 		b = appendPolicyField(b, d.Rule.Policy)
 		b = appendNumberField(b, metaRule, float64(d.Rule.Index))
 		b = appendStringField(b, metaRuleID, d.Rule.ID())
+		if d.Layer == authz.LayerCustom {
+			b = appendStringField(b, metaProvider, d.Rule.Policy.Provider)
+		}
 	}
 	if d.Token.Reason != jwt.Valid {
 		b = appendStringField(b, metaToken, d.Token.Reason.String())

@@ -31,6 +31,7 @@ func appendLine(b []byte, c *Check, subjects bool) []byte {
 	}
 	b = appendRequest(b, c.Request)
 	b = appendToken(b, c, subjects)
+	b = appendCustom(b, d)
 	b = appendInt(b, "generation", int64(d.Generation))
 	b = append(b, `,"duration_us":`...)
 	b = strconv.AppendFloat(b, float64(c.Duration)/float64(time.Microsecond), 'f', 1, 64)

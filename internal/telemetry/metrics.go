@@ -23,6 +23,7 @@ type Metrics struct {
 	shadows  map[shadowLabels]prometheus.Counter
 
 	tokens tokenMetrics
+	custom map[string]*customMetrics // by provider; read-only once built
 
 	documents     *prometheus.GaugeVec
 	problems      *prometheus.GaugeVec
@@ -30,6 +31,13 @@ type Metrics struct {
 	loadFailed    prometheus.Gauge
 	generation    prometheus.Gauge
 	loadTimestamp prometheus.Gauge
+}
+
+// customMetrics count what one provider was asked.
+type customMetrics struct {
+	outcomes      map[authz.Reason]prometheus.Counter
+	open, refused prometheus.Counter
+	duration      prometheus.Observer
 }
 
 // tokenMetrics count what became of the tokens of requests, and the fetches of keys for them.
@@ -171,10 +179,16 @@ func knownChecks() []checkLabels {
 		{false, authz.LayerDeny, authz.ReasonDenied},
 		{false, authz.LayerAllow, authz.ReasonNoAllowMatch},
 		{false, authz.LayerRevoked, authz.ReasonRevoked},
-		{false, authz.LayerCustom, authz.ReasonCustomUnavailable},
 		{false, authz.LayerDeny, authz.ReasonBrokenPolicy},
 		{false, authz.LayerCustom, authz.ReasonBrokenPolicy},
 		{false, authz.LayerAllow, authz.ReasonBrokenPolicy},
+		{false, authz.LayerMTLS, authz.ReasonPlaintextRefused},
+		{false, authz.LayerMTLS, authz.ReasonBrokenPolicy},
+	}
+	for _, reason := range authz.ProviderReasons() {
+		if reason != authz.ReasonProviderAllowed {
+			known = append(known, checkLabels{false, authz.LayerCustom, reason})
+		}
 	}
 	for _, reason := range []authz.Reason{
 		authz.ReasonBrokenPolicy, authz.ReasonNoSnapshot, authz.ReasonUnknownWorkload, authz.ReasonUnknownLabels,
@@ -202,6 +216,7 @@ func (m *Metrics) ObserveCheck(c *Check) {
 	}
 	m.duration.Observe(c.Duration.Seconds())
 	m.tokens.observe(c)
+	m.observeCustom(d)
 	if !d.Evaluated {
 		return
 	}
@@ -312,6 +327,72 @@ func (c *tokenCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.oldest, float64(oldest))
 	for _, state := range []string{keysFresh, keysStale, keysEmpty} {
 		gauge(c.states, float64(states[state]), state)
+	}
+}
+
+// WatchCustom has questions to providers counted, and exports their state. Call it once, before anything is observed.
+func (m *Metrics) WatchCustom(sources []CustomSource) {
+	total := m.counterVec("writ_custom_total", "Questions to the providers of CUSTOM policies, by what became of them.", "provider", "outcome")
+	open := m.counterVec("writ_custom_fail_open_total", "Requests that went on because a provider gave no answer and fails open.", "provider")
+	refused := m.counterVec("writ_custom_refused_changes_total", "Headers that a provider wanted to change and may not.", "provider")
+	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "writ_custom_duration_seconds", Help: "Time from a question to a provider's answer.",
+		Buckets: []float64{2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 1e-1, 2.5e-1, 5e-1, 1, 2.5, 5},
+	}, []string{"provider"})
+	m.registry.MustRegister(duration, newCustomCollector(sources))
+	m.custom = map[string]*customMetrics{unknownProvider: {
+		outcomes: map[authz.Reason]prometheus.Counter{authz.ReasonProviderUnknown: total.WithLabelValues(unknownProvider, string(authz.ReasonProviderUnknown))},
+	}}
+	for _, s := range sources {
+		p := &customMetrics{
+			outcomes: map[authz.Reason]prometheus.Counter{}, open: open.WithLabelValues(s.Name), refused: refused.WithLabelValues(s.Name),
+			duration: duration.WithLabelValues(s.Name),
+		}
+		for _, outcome := range authz.ProviderReasons() {
+			p.outcomes[outcome] = total.WithLabelValues(s.Name, string(outcome))
+		}
+		m.custom[s.Name] = p
+	}
+}
+
+// customCollector reads the state of providers at the moment of a scrape.
+type customCollector struct {
+	sources                  []CustomSource
+	inFlight, ready, failing *prometheus.Desc
+}
+
+func newCustomCollector(sources []CustomSource) *customCollector {
+	describe := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, []string{"provider"}, nil)
+	}
+	return &customCollector{
+		sources:  sources,
+		inFlight: describe("writ_custom_in_flight", "Questions to a provider that are open."),
+		ready:    describe("writ_custom_policies_ready", "1 if an OPA provider has policies to answer by; without them, whoever asks is denied."),
+		failing:  describe("writ_custom_policies_load_failed", "1 while the policies of an OPA provider cannot be renewed; the last good ones stay in force."),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (c *customCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.inFlight, c.ready, c.failing} {
+		out <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c *customCollector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, name string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, name)
+	}
+	is := map[bool]float64{true: 1}
+	for i := range c.sources {
+		s := &c.sources[i]
+		gauge(c.inFlight, float64(s.InFlight()), s.Name)
+		if s.Ready != nil {
+			gauge(c.ready, is[s.Ready()], s.Name)
+			gauge(c.failing, is[s.Failing()], s.Name)
+		}
 	}
 }
 

@@ -330,6 +330,9 @@ func rows(t *testing.T) []string {
 	}
 	m.WatchDecisionLog(l)
 	m.WatchTokens(sources(t), jwt.NewCache(0, 0))
+	m.WatchCustom([]telemetry.CustomSource{{
+		Name: "opa", InFlight: func() int { return 0 }, Ready: func() bool { return true }, Failing: func() bool { return false },
+	}})
 	m.ObserveLoad(telemetry.Load{Result: "ok", Published: true, Documents: map[telemetry.DocumentLabels]int{{}: 1}})
 	families, err := m.Registry().Gather()
 	if err != nil {
