@@ -20,11 +20,11 @@ type Authority struct {
 	cfg     Config
 	deny    *DenyList
 	blocked map[[32]byte]struct{}
-	using   keyGuard
 	alarms  alarmBoard
 
 	current atomic.Pointer[signing] // what signs; nil while nothing can
 	crls    atomic.Pointer[CRLSet]
+	jwt     atomic.Pointer[jwtKeys]    // nil before there are any
 	shown   atomic.Pointer[shownRoots] // what Status shows of roots
 
 	denyMu sync.Mutex // one reading of the deny list at a time: an older one must not end last
@@ -36,6 +36,10 @@ type Authority struct {
 	plugged *pluggedCA // nil with roots of its own
 
 	concerned concernedCertificates
+	crlMemory crlMemory
+	// registered are the issuers of this replica, by name, whose registration this process has completed.
+	registered map[string]bool
+	descents   map[descent]struct{}
 }
 
 // Load opens the authority that exists. It never makes one, and names the state it finds instead:
@@ -46,6 +50,7 @@ type Authority struct {
 //   - there are roots and no intermediate of this replica, because it is new or its first start was cut short: one is
 //     made, if the root's key is at hand;
 //   - the intermediate is about to end, or its ledger entry was never finished: the same start completes it;
+//   - other intents have no outcome: those that are old enough are ended as failed, by this start or by Run;
 //   - nothing can sign, because the clock is wrong or the root's key is needed and elsewhere: Load succeeds, an alarm
 //     says so, and Issue answers [ErrNotReady].
 func Load(ctx context.Context, c Config) (*Authority, error) {
@@ -99,7 +104,8 @@ func whyNoRoots(ctx context.Context, s Store) error {
 }
 
 // Run looks after the authority until ctx ends: it follows what other replicas change, renews the intermediate in time,
-// and keeps the deny list and the CRLs current. What fails is an alarm and is tried again.
+// keeps the deny list and the CRLs current, and ends as failed what a crash has left without an outcome ten minutes
+// before. What fails is an alarm and is tried again.
 func (a *Authority) Run(ctx context.Context) error {
 	for {
 		// A little jitter keeps replicas apart.
@@ -153,8 +159,13 @@ func (a *Authority) lookAfter(ctx context.Context) error {
 	if a.roots != nil {
 		errs = append(errs, a.refreshSigner(ctx))
 	}
+	errs = append(errs, a.refreshJWTKeys(ctx))
 	if err := a.refreshCRLs(ctx); err != nil { // an alarm: without CRLs, certificates are still issued and denied
 		a.cfg.Log.WarnContext(ctx, "no new CRLs", "error", err)
+	}
+	if err := a.endOpen(ctx); err != nil { // it can wait
+		a.alarms.raise(AlarmLedger, err.Error(), a.cfg.Now())
+		a.cfg.Log.WarnContext(ctx, "the ledger's loose ends stay", "error", err)
 	}
 	a.show()
 	a.watchLives()
@@ -171,6 +182,14 @@ func (a *Authority) Bundle() *Bundle {
 		return s.bundle
 	}
 	return nil
+}
+
+// Issuer names what signs now, as Issued.Issuer and the ledger do; empty while nothing can.
+func (a *Authority) Issuer() string {
+	if s := a.current.Load(); s != nil {
+		return s.name
+	}
+	return ""
 }
 
 // Deny is the deny list. It stays the same value for the life of the authority.

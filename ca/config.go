@@ -38,6 +38,11 @@ type Config struct {
 	CRLLife          time.Duration // from thisUpdate to nextUpdate, default 24h; a new one is made at half of it
 	Every            time.Duration // how often Run looks after things, default 10s
 
+	// JWT makes keys for JWT-SVIDs and mints them; JWTIssuer is their iss, the URL where the keys can be discovered
+	// (OpenID Connect Discovery 1.0 §4), or empty.
+	JWT       bool
+	JWTIssuer string
+
 	Evidence    Evidence   // who follows the bundle; without it a rotation goes by the ledger alone
 	BlockedKeys [][32]byte // KeyHash of keys that are known to be bad
 

@@ -3,11 +3,9 @@ package ca
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
@@ -20,7 +18,11 @@ const maxCRL = 700 << 10
 
 // CRL is the revocation list of one issuer.
 type CRL struct {
-	Issuer     string // subject key identifier in hex
+	Issuer string // subject key identifier in hex
+	// Number increases with every CRL of the issuer (RFC 5280 §5.2.3). It is the time of signing in microseconds since
+	// 1970, or one more than the last, if that is greater: after a store was restored from an older backup, the clock still
+	// puts the next number above those that the backup has forgotten, as long as it was not set back further than that.
+	// Nobody signs and stores two CRLs in a microsecond, so that numbers do not run ahead of the clock.
 	Number     int64
 	ThisUpdate time.Time
 	NextUpdate time.Time
@@ -28,14 +30,24 @@ type CRL struct {
 	DER        []byte
 }
 
-// CRLSet holds a CRL for every issuer of leaves that has not ended, this replica's and the others', empty ones included:
-// Envoy refuses all certificates of an issuer that lacks one as soon as another has one (identity §9).
+// CRLSet holds a CRL for every issuer that may have live leaves: this replica's and the others', the one that signs, those
+// before it that have not ended, and those under a new root, before their first leaf. Empty ones are included: Envoy
+// refuses all certificates of an issuer that lacks one as soon as another has one.
+//
+// It is for verifiers that check leaves only, Envoy's only_verify_leaf_cert_crl (identity §9). The roots have none, and a
+// verifier that checks whole chains would refuse everything: what roots sign are intermediates, which are not revoked one
+// by one but together with their root, by a rotation, and a root's key may be offline for longer than any CRL is good. A
+// verifier that takes an issuer without a CRL for good, such as ztunnel, is served as well. With a plugged-in authority
+// the CRLs of the issuers above it, which others make, are passed on in PEM.
+//
+// Numbers never go backwards, see [CRL].
 type CRLSet struct {
 	List []CRL
 	PEM  []byte // all of them, one after the other
 }
 
-// CRLs is the present set; nil before the first was made, or when a plugged-in issuer may not sign any.
+// CRLs is the present set; nil before the first was made, and while it cannot be complete because a plugged-in issuer may
+// not sign any.
 func (a *Authority) CRLs() *CRLSet { return a.crls.Load() }
 
 // crlDoc is a CRL at rest, with a digest of what it lists: a new one is made when that changes or half its life is over.
@@ -46,14 +58,26 @@ type crlDoc struct {
 	CRL     []byte `json:"crl"`     // DER
 }
 
-// refreshCRLs makes the CRLs of this replica's issuers where they are due and gathers everyone's. Callers hold mu.
+// crlMemory is what this process remembers of CRLs, by issuer. A store that was restored from a backup remembers less.
+type crlMemory struct {
+	numbers map[string]int64     // the greatest that was signed or published here
+	signed  map[string]bool      // a CRL was signed here since the start
+	overdue map[string]time.Time // since when another replica owes one
+}
+
+func (m *crlMemory) saw(issuer string, number int64) {
+	if m.numbers == nil {
+		m.numbers = map[string]int64{}
+	}
+	m.numbers[issuer] = max(m.numbers[issuer], number)
+}
+
+// refreshCRLs makes the CRLs that are due and gathers everyone's. One that cannot be made holds up no other. Callers
+// hold mu.
 func (a *Authority) refreshCRLs(ctx context.Context) error {
 	revoked, err := a.revokedCertificates(ctx)
 	if err == nil {
-		var own []string
-		if own, err = a.signCRLs(ctx, revoked); err == nil {
-			err = a.gatherCRLs(ctx, own)
-		}
+		err = errors.Join(a.signCRLs(ctx, revoked), a.takeOverCRLs(ctx, revoked), a.gatherCRLs(ctx))
 	}
 	if err != nil {
 		a.alarms.raise(AlarmCRL, err.Error(), a.cfg.Now())
@@ -65,28 +89,38 @@ func (a *Authority) refreshCRLs(ctx context.Context) error {
 
 // revokedCertificates lists the certificates that any revocation concerns, by issuer, until a while after their end.
 //
-// The ledger is asked again when the deny list changes, and every few minutes: nothing new is issued for what is denied,
-// but another replica may have been a moment behind.
+// The ledger is asked again when the deny list changes, in every round for a while after that, and every few minutes:
+// nothing new is issued for what is denied, but a certificate may have been under way, or another replica a moment behind.
 func (a *Authority) revokedCertificates(ctx context.Context) (map[string][]x509.RevocationListEntry, error) {
-	now, list := a.cfg.Now(), a.deny.All()
-	if c := a.concerned; c.entries != nil && sameRevocations(c.list, list) && now.Sub(c.at).Abs() < recountEvery {
+	now, list, c := a.cfg.Now(), a.deny.All(), a.concerned
+	same := c.entries != nil && sameRevocations(c.list, list)
+	settled := now.Sub(c.changed).Abs() > a.follows()+2*finishTime
+	if same && settled && now.Sub(c.at).Abs() < recountEvery {
 		return c.entries, nil
 	}
 	entries, err := a.findRevoked(ctx, list, now)
-	if err == nil {
-		a.concerned = concernedCertificates{list: list, entries: entries, at: now}
+	if err != nil {
+		return nil, err
 	}
-	return entries, err
+	if !same {
+		c.changed = now
+	}
+	a.concerned = concernedCertificates{list: list, entries: entries, at: now, changed: c.changed}
+	return entries, nil
 }
 
 // concernedCertificates is what revokedCertificates found last.
 type concernedCertificates struct {
 	list    []Revocation
 	entries map[string][]x509.RevocationListEntry
-	at      time.Time
+	at      time.Time // when it was found
+	changed time.Time // since when the list is what it is
 }
 
 const recountEvery = 5 * time.Minute
+
+// follows is how long it takes until every replica has seen what one has written.
+func (a *Authority) follows() time.Duration { return 2*a.cfg.Every + settle }
 
 func sameRevocations(x, y []Revocation) bool {
 	return slices.EqualFunc(x, y, func(x, y Revocation) bool { return x.subject() == y.subject() && x.At.Equal(y.At) })
@@ -120,22 +154,19 @@ func (a *Authority) findRevoked(ctx context.Context, list []Revocation, now time
 // crlSigner is an issuer whose key is here.
 type crlSigner struct {
 	cert *x509.Certificate
-	key  crypto.Signer
+	key  *signer
 }
 
 // crlSigners are this replica's issuers that have not ended and may sign CRLs.
-func (a *Authority) crlSigners() ([]crlSigner, error) {
+func (a *Authority) crlSigners() []crlSigner {
 	var out []crlSigner
 	now := a.cfg.Now()
-	add := func(cert *x509.Certificate, key crypto.Signer) {
+	add := func(cert *x509.Certificate, key *signer) {
 		if now.Before(cert.NotAfter.Add(skew)) && cert.KeyUsage&x509.KeyUsageCRLSign != 0 {
 			out = append(out, crlSigner{cert, key})
 		}
 	}
 	if a.plugged != nil {
-		if a.plugged.chain[0].KeyUsage&x509.KeyUsageCRLSign == 0 {
-			return nil, fmt.Errorf("issuer %s may not sign CRLs: its key usage lacks cRLSign; revocations act through the deny list only", describe(a.plugged.chain[0]))
-		}
 		add(a.plugged.chain[0], a.plugged.key)
 		for _, b := range a.plugged.before {
 			add(b.cert, b.key)
@@ -146,47 +177,77 @@ func (a *Authority) crlSigners() ([]crlSigner, error) {
 			add(s.cert, s.key)
 		}
 	}
-	return out, nil
+	return out
 }
 
-// signCRLs makes the CRLs that are due and returns the names of all issuers it looked after.
-func (a *Authority) signCRLs(ctx context.Context, revoked map[string][]x509.RevocationListEntry) ([]string, error) {
-	signers, err := a.crlSigners()
+// signCRLs makes the CRLs of this replica's issuers that are due.
+func (a *Authority) signCRLs(ctx context.Context, revoked map[string][]x509.RevocationListEntry) error {
+	var errs []error
+	for _, s := range a.crlSigners() {
+		errs = append(errs, a.renewCRL(ctx, s, revoked[issuerName(s.cert)]))
+	}
+	return errors.Join(errs...)
+}
+
+// renewCRL makes a CRL if one is due: there is none, it lists something else, half of its life is over, it has a lower
+// number than one that was published, or this process has made none yet. The last is for a store that was restored: its
+// CRL may look fresh and be older than what verifiers have.
+func (a *Authority) renewCRL(ctx context.Context, s crlSigner, entries []x509.RevocationListEntry) error {
+	name := issuerName(s.cert)
+	doc, version, err := readDoc[crlDoc](ctx, a.cfg.Store, docCRL+name)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	names := make([]string, 0, len(signers))
-	for _, s := range signers {
-		name := issuerName(s.cert)
-		names = append(names, name)
-		doc, version, err := readDoc[crlDoc](ctx, a.cfg.Store, docCRL+name)
-		if err != nil {
-			return nil, err
-		}
-		content := digestEntries(revoked[name])
-		if version != 0 && bytes.Equal(doc.Content, content) && a.crlFresh(doc.CRL) {
-			continue
-		}
-		der, err := a.signCRL(s, doc.Number+1, revoked[name])
-		if err != nil {
-			return nil, err
-		}
-		next := crlDoc{Format: documentFormat, Number: doc.Number + 1, Content: content, CRL: der}
-		// Another process that was faster made one from the same store: the next round sees it.
-		if err := writeDoc(ctx, a.cfg.Store, docCRL+name, next, version); err != nil && !errors.Is(err, ErrConflict) {
-			return nil, err
-		}
+	if a.crlMemory.signed[name] && !a.crlDue(name, doc, version, entries) {
+		return nil
 	}
-	return names, nil
+	number := crlNumber(max(doc.Number, a.crlMemory.numbers[name]), a.cfg.Now())
+	der, err := a.signCRL(ctx, s, number, entries)
+	if err != nil {
+		return err
+	}
+	next := crlDoc{Format: documentFormat, Number: number, Content: digestEntries(entries), CRL: der}
+	switch err := writeDoc(ctx, a.cfg.Store, docCRL+name, next, version); {
+	case errors.Is(err, ErrConflict): // another process was faster: the next round sees what it made
+		return nil
+	case err != nil:
+		return err
+	}
+	a.crlMemory.saw(name, number)
+	if a.crlMemory.signed == nil {
+		a.crlMemory.signed = map[string]bool{}
+	}
+	a.crlMemory.signed[name] = true
+	return nil
+}
+
+// crlDue reports whether a CRL that is in the store will not do any more.
+func (a *Authority) crlDue(issuer string, doc crlDoc, version int64, entries []x509.RevocationListEntry) bool {
+	return version == 0 || doc.Number < a.crlMemory.numbers[issuer] || !bytes.Equal(doc.Content, digestEntries(entries)) || !a.crlFresh(doc.CRL)
+}
+
+// crlNumber is the number after last, see [CRL].
+func crlNumber(last int64, now time.Time) int64 { return max(last+1, now.UnixMicro()) }
+
+// firstCRL makes an issuer's CRL before its first leaf, if it has none: it is empty.
+func (a *Authority) firstCRL(ctx context.Context, s crlSigner) error {
+	if s.cert.KeyUsage&x509.KeyUsageCRLSign == 0 {
+		return nil // gatherCRLs says what follows from that
+	}
+	_, version, err := readDoc[crlDoc](ctx, a.cfg.Store, docCRL+issuerName(s.cert))
+	if err != nil || version != 0 {
+		return err
+	}
+	return a.renewCRL(ctx, s, nil)
 }
 
 // signCRL makes a full CRL: number and authority key identifier, and no issuing distribution point, which Envoy would
 // hold against certificates that name none (identity §9).
-func (a *Authority) signCRL(s crlSigner, number int64, entries []x509.RevocationListEntry) ([]byte, error) {
+func (a *Authority) signCRL(ctx context.Context, s crlSigner, number int64, entries []x509.RevocationListEntry) ([]byte, error) {
 	now := a.cfg.Now().UTC().Truncate(time.Second)
 	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
 		Number: big.NewInt(number), ThisUpdate: now.Add(-backdate), NextUpdate: now.Add(a.cfg.CRLLife), RevokedCertificateEntries: entries,
-	}, s.cert, s.key)
+	}, s.cert, s.key.within(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("issuer %s: %w", describe(s.cert), err)
 	}
@@ -204,52 +265,6 @@ func (a *Authority) crlFresh(der []byte) bool {
 	list, err := x509.ParseRevocationList(der)
 	now := a.cfg.Now()
 	return err == nil && !now.Before(list.ThisUpdate) && list.NextUpdate.Sub(now) > a.cfg.CRLLife/2
-}
-
-// gatherCRLs publishes the set, if it differs from the last.
-func (a *Authority) gatherCRLs(ctx context.Context, own []string) error {
-	names := own
-	issuers, _, err := readDoc[issuersDoc](ctx, a.cfg.Store, docIssuers)
-	if err != nil {
-		return err
-	}
-	for _, k := range issuers.Issuers {
-		c, err := x509.ParseCertificate(k.Certificate)
-		if err == nil && a.cfg.Now().Before(c.NotAfter.Add(skew)) && (a.roots == nil || a.known(c)) && !slices.Contains(names, issuerName(c)) {
-			names = append(names, issuerName(c))
-		}
-	}
-	set := &CRLSet{}
-	slices.Sort(names)
-	for _, name := range names {
-		doc, version, err := readDoc[crlDoc](ctx, a.cfg.Store, docCRL+name)
-		if err != nil {
-			return err
-		}
-		if version == 0 {
-			continue // a new replica's first: its own next round
-		}
-		list, err := x509.ParseRevocationList(doc.CRL)
-		if err != nil {
-			return fmt.Errorf("%w: %s: %v", ErrCorrupt, docCRL+name, err)
-		}
-		set.List = append(set.List, CRL{
-			Issuer: name, Number: doc.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate,
-			Entries: len(list.RevokedCertificateEntries), DER: doc.CRL,
-		})
-		set.PEM = append(set.PEM, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: doc.CRL})...)
-	}
-	if a.plugged != nil { // those of the issuers above, which others make
-		for _, l := range a.plugged.crls {
-			if !bytes.Equal(l.RawIssuer, a.plugged.chain[0].RawSubject) {
-				set.PEM = append(set.PEM, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: l.Raw})...)
-			}
-		}
-	}
-	if last := a.crls.Load(); last == nil || !bytes.Equal(last.PEM, set.PEM) {
-		a.crls.Store(set)
-	}
-	return nil
 }
 
 func digestEntries(entries []x509.RevocationListEntry) []byte {

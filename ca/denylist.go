@@ -3,10 +3,7 @@ package ca
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
-
-	"github.com/writ-auth/writ/internal/spiffeid"
 )
 
 // DenyList is what is revoked, for questions on a hot path: they take no lock and allocate nothing. The zero value
@@ -88,41 +85,4 @@ func (a *Authority) refreshDenyList(ctx context.Context) error {
 	}
 	a.deny.set(list)
 	return nil
-}
-
-// keyGuard lets one key be certified for one identity at a time. The ledger knows what was certified; this knows what is
-// about to be.
-type keyGuard struct {
-	mu   sync.Mutex
-	held map[[32]byte]heldKey
-}
-
-type heldKey struct {
-	id    spiffeid.ID
-	times int
-}
-
-// hold reports whether the key is not held for another identity, and holds it if so. release must follow.
-func (g *keyGuard) hold(key [32]byte, id spiffeid.ID) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	h := g.held[key]
-	if h.times > 0 && h.id != id {
-		return false
-	}
-	if g.held == nil {
-		g.held = map[[32]byte]heldKey{}
-	}
-	g.held[key] = heldKey{id, h.times + 1}
-	return true
-}
-
-func (g *keyGuard) release(key [32]byte) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if h := g.held[key]; h.times > 1 {
-		g.held[key] = heldKey{h.id, h.times - 1}
-	} else {
-		delete(g.held, key)
-	}
 }

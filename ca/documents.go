@@ -54,8 +54,9 @@ type rootDoc struct {
 	Certificate []byte    `json:"certificate"`
 	Key         []byte    `json:"key,omitempty"` // sealed; absent when it is kept elsewhere
 	State       RootState `json:"state"`
-	Published   time.Time `json:"published"` // since when in the bundle
-	Activated   time.Time `json:"activated"` // since when it signs
+	Published   time.Time `json:"published"`       // since when in the bundle
+	Since       int64     `json:"since,omitempty"` // version of the bundle that it came with
+	Activated   time.Time `json:"activated"`       // since when it signs
 }
 
 type signerDoc struct {
@@ -112,6 +113,16 @@ type ownIssuer struct {
 	issuerDoc
 	cert *x509.Certificate
 	key  *signer
+}
+
+// since is the version of the bundle that a root came with: whoever has that or a later one trusts it. Taint and rollback
+// change the version and not the roots, so that nobody may ever acknowledge those. It is the present version for a root
+// of before versions were noted.
+func (r *roots) since(root *caRoot) int64 {
+	if root.Since == 0 {
+		return r.doc.Bundle
+	}
+	return root.Since
 }
 
 // readDoc reads a JSON document; version 0 says that there is none.

@@ -9,7 +9,7 @@ import (
 
 // The states of an [Entry].
 const (
-	StateIntended = "intended" // about to be signed, or cut short by a crash
+	StateIntended = "intended" // about to be signed, or cut short by a crash: then it is ended as failed
 	StateIssued   = "issued"
 	StateFailed   = "failed"
 )

@@ -18,6 +18,8 @@ var (
 	ErrRedeemed = errors.New("the approval was used already")
 	// ErrNotReady says that nothing can sign at the moment: no signer, or one that is not yet or soon no longer valid.
 	ErrNotReady = errors.New("the authority cannot sign")
+	// ErrReason says that a revocation's reason is none that a CRL knows; errors.As with a *ReasonError tells which it was.
+	ErrReason = errors.New("no such reason for a revocation")
 	// ErrSelfCheck says that what was built or signed is not what was approved. Nothing left the authority.
 	ErrSelfCheck = errors.New("the certificate is not what was approved")
 )

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -12,9 +13,15 @@ import (
 	"github.com/writ-auth/writ/internal/spiffeid"
 )
 
+// CallerServer is the caller, in the ledger, of the certificate that an authority's own server shows. No attestor has
+// callers by that method, so that nobody else's certificate is taken for one.
+const CallerServer = "authority:server"
+
 // Evidence tells who follows the bundle. Servers that distribute it implement this.
 type Evidence interface {
-	// Consumers lists everyone who is known to follow the bundle, with the version each acknowledged last.
+	// Consumers lists everyone who is known to follow the bundle, with the version each acknowledged last. The workloads of
+	// an identity that has consumers are all taken to be among them. An error holds a rotation up: nobody knows then who
+	// would be cut off.
 	Consumers(ctx context.Context) ([]Consumer, error)
 }
 
@@ -27,7 +34,7 @@ type Consumer struct {
 
 // Dependent is someone who still depends on what a step of a rotation would take away.
 type Dependent struct {
-	Kind   string // certificate, consumer, replica
+	Kind   string // certificate, consumer, replica, evidence
 	Name   string
 	Detail string
 }
@@ -95,7 +102,7 @@ func (a *Authority) issuersUnder(ctx context.Context, root *x509.Certificate) (n
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: %s: %v", ErrCorrupt, docIssuers, err)
 		}
-		if c.CheckSignatureFrom(root) == nil {
+		if a.isUnder(c, root) {
 			names = append(names, issuerName(c))
 			replicas[k.Replica] = true
 		}
@@ -103,12 +110,13 @@ func (a *Authority) issuersUnder(ctx context.Context, root *x509.Certificate) (n
 	return names, replicas, nil
 }
 
-// count is how many leaves each identity has under some issuers, decided in some time.
+// count is how many leaves each identity has under some issuers, decided in some time. Those that authorities' own servers
+// show are left out, see serversUnder.
 func (a *Authority) count(ctx context.Context, issuers []string, q Query, into map[spiffeid.ID]int) error {
 	for _, issuer := range issuers {
 		q.Issuer = issuer
 		err := everyEntry(ctx, a.cfg.Store, q, func(e Entry) bool {
-			if e.State == StateIssued && e.Profile != profileIntermediate {
+			if e.State == StateIssued && e.Profile != profileIntermediate && e.Caller != CallerServer {
 				into[e.ID]++
 			}
 			return true
@@ -131,6 +139,35 @@ func (a *Authority) liveUnder(ctx context.Context, issuers []string) ([]Dependen
 		out = append(out, Dependent{"certificate", id.String(), fmt.Sprintf("%d live under the old issuer", n)})
 	}
 	return sorted(out), nil
+}
+
+// serversUnder lists the replicas whose server still shows a certificate of some issuers. A server makes itself a new one
+// as soon as the issuer or the bundle is another, and then nobody sees the one before: of each replica the newest counts,
+// and the others, though they live on, are no evidence. Replicas are told apart by what signed: each has its own issuers.
+func (a *Authority) serversUnder(ctx context.Context, issuers []string) ([]Dependent, error) {
+	doc, _, err := readDoc[issuersDoc](ctx, a.cfg.Store, docIssuers)
+	if err != nil {
+		return nil, err
+	}
+	replicas := map[string]string{}
+	for _, k := range doc.Issuers {
+		if c, err := x509.ParseCertificate(k.Certificate); err == nil {
+			replicas[issuerName(c)] = k.Replica
+		}
+	}
+	now := a.cfg.Now()
+	var out []Dependent
+	seen := map[string]bool{}
+	// Newest first, as far back as a leaf can live.
+	err = everyEntry(ctx, a.cfg.Store, Query{Caller: CallerServer, LiveAt: now, After: now.Add(-mostTTL - skew)}, func(e Entry) bool {
+		replica := cmp.Or(replicas[e.Issuer], "with the issuer "+e.Issuer)
+		if !seen[replica] && slices.Contains(issuers, e.Issuer) {
+			out = append(out, Dependent{"replica", replica, "its server shows a certificate of the old issuer until it makes itself a new one"})
+		}
+		seen[replica] = true
+		return true
+	})
+	return out, err
 }
 
 // notRenewed lists identities that hold more live leaves from before a moment than were issued to them since: somebody
@@ -158,14 +195,16 @@ func (a *Authority) notRenewed(ctx context.Context, old, now []string, step time
 }
 
 // behind lists the consumers that lack a version of the bundle, and the identities all of whose consumers have it.
-func (a *Authority) behind(ctx context.Context, version int64) (late []Dependent, served map[spiffeid.ID]bool, err error) {
+func (a *Authority) behind(ctx context.Context, version int64) (late []Dependent, served map[spiffeid.ID]bool) {
 	served = map[spiffeid.ID]bool{}
 	if a.cfg.Evidence == nil {
-		return nil, served, nil
+		return nil, served
 	}
+	ctx, cancel := context.WithTimeout(ctx, roundTime)
+	defer cancel()
 	consumers, err := a.cfg.Evidence.Consumers(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("ask who follows the bundle: %w", err)
+		return []Dependent{{"evidence", "consumers", fmt.Sprintf("it is not known who follows the bundle: %v", err)}}, served
 	}
 	for _, c := range consumers {
 		if _, known := served[c.ID]; !known {
@@ -173,10 +212,10 @@ func (a *Authority) behind(ctx context.Context, version int64) (late []Dependent
 		}
 		if c.Bundle < version {
 			served[c.ID] = false
-			late = append(late, Dependent{"consumer", c.Name, fmt.Sprintf("has bundle %d of %d", c.Bundle, version)})
+			late = append(late, Dependent{"consumer", c.Name, fmt.Sprintf("has bundle %d, and lacks the new root, which came with %d", c.Bundle, version)})
 		}
 	}
-	return sorted(late), served, nil
+	return sorted(late), served
 }
 
 func sorted(list []Dependent) []Dependent {

@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -241,7 +242,7 @@ func audited(tb testing.TB, b *bench) string {
 		tb.Fatal(err)
 	}
 	var out []string
-	for _, e := range events {
+	for _, e := range slices.Backward(events) {
 		out = append(out, e.What)
 	}
 	return strings.Join(out, " ")

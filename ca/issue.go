@@ -37,7 +37,7 @@ type Issued struct {
 // out, though the ledger may know an intent that came to nothing.
 //
 // Errors: [ErrRedeemed], [ErrRevoked], [ErrCSR] for a key that belongs to another, [ErrNotReady], [ErrSelfCheck], and
-// what the store says, such as [ErrUnavailable].
+// what the store says, such as [ErrUnavailable] and [ErrOverloaded].
 func (a *Authority) Issue(ctx context.Context, ap *Approval) (*Issued, error) {
 	issued, err := a.issue(ctx, ap, (*signing).examine)
 	if err != nil {
@@ -69,12 +69,8 @@ func (a *Authority) issue(ctx context.Context, ap *Approval, examine examination
 	if a.deny.Key(ap.key.hash) {
 		return nil, fmt.Errorf("%w: the key %x", ErrRevoked, ap.key.hash)
 	}
-	// 4. The key is nobody else's.
-	if !a.using.hold(ap.key.hash, ap.id) {
-		return nil, refuse(ReasonKeyReused, "the key %x is being certified for another identity", ap.key.hash)
-	}
-	defer a.using.release(ap.key.hash)
-	if err := a.checkKey(ctx, s, ap); err != nil {
+	// 4. The key may be a workload's.
+	if err := a.checkKey(s, ap); err != nil {
 		return nil, err
 	}
 	// 5. The lifetime fits into the issuer's.
@@ -86,7 +82,7 @@ func (a *Authority) issue(ctx context.Context, ap *Approval, examine examination
 	if err != nil {
 		return nil, err
 	}
-	// 6. The certificate is built, examined, and its intent recorded.
+	// 6. The certificate is built, examined, and its intent recorded, unless the key is another identity's.
 	l := &leaf{from: from, to: to, id: ap.id, key: ap.key, dns: ap.dns, ips: ap.ips}
 	before, after := examine(s, l)
 	tbs, err := a.intend(ctx, s, l, ap, rule, before)
@@ -108,7 +104,11 @@ func (a *Authority) issue(ctx context.Context, ap *Approval, examine examination
 	if err := a.finish(ctx, Outcome{Serial: l.serial, Certificate: der, At: now}); err != nil {
 		return nil, err
 	}
-	// 10. The answer.
+	// 10. Nothing was revoked meanwhile: once Revoke has returned, no certificate is handed out.
+	if a.deny.ID(ap.id.String()) || a.deny.Key(ap.key.hash) {
+		return nil, fmt.Errorf("%w: while the certificate %s was made", ErrRevoked, l.serial)
+	}
+	// 11. The answer.
 	return &Issued{
 		Chain: s.answer(der), Certificate: der, ID: ap.id, Serial: l.serial, NotBefore: from, NotAfter: to,
 		TTL: to.Sub(now.UTC().Truncate(time.Second)), TTLRule: rule, Issuer: s.name, Bundle: s.bundle.Version,
@@ -126,23 +126,14 @@ func (s *signing) examine(l *leaf) (before, after func([]byte) error) {
 	return before, after
 }
 
-// checkKey refuses a key that is an authority's, is known to be bad, or was ever certified for another identity. By
-// induction one entry of the ledger tells: all that have the key have the same identity. Within a replica the key is
-// held meanwhile; two replicas that are asked within the same few milliseconds, by callers who both hold the private key,
-// may both say yes.
-func (a *Authority) checkKey(ctx context.Context, s *signing, ap *Approval) error {
+// checkKey refuses a key that is an authority's or is known to be bad. Whether it is another identity's is for the ledger
+// to say, which alone can when several replicas are asked at once, see [Ledger].
+func (a *Authority) checkKey(s *signing, ap *Approval) error {
 	if _, ours := s.caKeys[ap.key.hash]; ours {
 		return refuse(ReasonKeyReused, "the key %x is an authority's", ap.key.hash)
 	}
 	if _, bad := a.blocked[ap.key.hash]; bad {
 		return refuse(ReasonKeyBlocked, "the key %x is on the blocklist", ap.key.hash)
-	}
-	entries, _, err := a.cfg.Store.Find(ctx, Query{KeyHash: ap.key.hash, Limit: 1})
-	if err != nil {
-		return fmt.Errorf("look the key up: %w", err)
-	}
-	if len(entries) > 0 && entries[0].ID != ap.id {
-		return refuse(ReasonKeyReused, "the key %x was used for another identity: make a new key", ap.key.hash)
 	}
 	return nil
 }
@@ -163,6 +154,8 @@ func (a *Authority) intend(ctx context.Context, s *signing, l *leaf, ap *Approva
 		switch {
 		case err == nil:
 			return tbs, nil
+		case errors.Is(err, ErrKeyInUse):
+			return nil, refuse(ReasonKeyReused, "the key %x was used for another identity: make a new key", l.key.hash)
 		case !errors.Is(err, ErrSerialExists):
 			return nil, fmt.Errorf("record the intent: %w", err)
 		}

@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -13,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/writ-auth/writ/internal/spiffeid"
@@ -115,35 +115,47 @@ func (a *Authority) refreshSigner(ctx context.Context) error {
 	}
 	a.signers, a.signerV = own, version
 	root := a.roots.active()
-	best := a.bestSigner(root)
-	if due, until := a.renewalDue(root, best); due {
-		switch made, err := a.newIntermediate(ctx, root, root.key, until); {
-		case err == nil:
-			best = made
-			a.alarms.clear(AlarmRenewal)
-		case best == nil:
-			a.alarms.raise(AlarmRenewal, err.Error(), a.cfg.Now())
-		default: // the old one still signs
-			a.alarms.raise(AlarmRenewal, err.Error(), a.cfg.Now())
-			a.cfg.Log.WarnContext(ctx, "the intermediate is due and could not be renewed", "not_after", best.cert.NotAfter, "error", err)
-		}
-	} else {
-		a.alarms.clear(AlarmRenewal)
+	a.renewIntermediate(ctx, root)
+	if next := a.roots.in(RootPublished); next != nil && next.key != nil {
+		a.renewIntermediate(ctx, next)
 	}
+	unregistered := a.registerAll(ctx)
+	best := a.bestSigner(root)
 	if best == nil {
 		a.current.Store(nil)
-		return nil
+		return unregistered
 	}
-	if err := a.register(ctx, best); err != nil {
-		return err
+	if !a.registered[issuerName(best.cert)] {
+		return unregistered
 	}
-	return a.use(ctx, best.key, []*x509.Certificate{best.cert}, a.roots.bundle)
+	return errors.Join(unregistered, a.use(ctx, best.key, []*x509.Certificate{best.cert}, a.roots.bundle))
+}
+
+// renewIntermediate makes an intermediate under a root if one is due. Under a root that is only published, one is made so
+// that its CRL is everywhere before its first leaf is.
+func (a *Authority) renewIntermediate(ctx context.Context, root *caRoot) {
+	last := a.newestSigner(root)
+	due, until := a.renewalDue(root, last)
+	var err error
+	if due {
+		_, err = a.newIntermediate(ctx, root, root.key, until)
+	}
+	switch {
+	case err == nil && root.State == RootActive:
+		a.alarms.clear(AlarmRenewal)
+	case err == nil:
+	case root.State == RootActive:
+		a.alarms.raise(AlarmRenewal, err.Error(), a.cfg.Now())
+		fallthrough
+	default: // the last one, if there is one, still signs
+		a.cfg.Log.WarnContext(ctx, "an intermediate is due and could not be made", "root", describe(root.cert), "error", err)
+	}
 }
 
 // use makes a key sign from now on, unless it already does under the same bundle.
 func (a *Authority) use(ctx context.Context, key *signer, chain []*x509.Certificate, b *Bundle) error {
 	now := a.current.Load()
-	if now != nil && now.issuer.Equal(chain[0]) && now.bundle.Version == b.Version {
+	if now != nil && now.bundle.Version == b.Version && slices.EqualFunc(now.chain, chain, (*x509.Certificate).Equal) {
 		return nil
 	}
 	next, err := newSigning(ctx, key, chain, b, a.cfg.Now())
@@ -156,14 +168,38 @@ func (a *Authority) use(ctx context.Context, key *signer, chain []*x509.Certific
 	return nil
 }
 
-// bestSigner is the newest intermediate under a root, or nil.
-func (a *Authority) bestSigner(root *caRoot) *ownIssuer {
+// newestSigner is the newest intermediate under a root, or nil.
+func (a *Authority) newestSigner(root *caRoot) *ownIssuer {
 	for i := len(a.signers) - 1; i >= 0; i-- {
-		if s := &a.signers[i]; s.cert.CheckSignatureFrom(root.cert) == nil {
+		if s := &a.signers[i]; a.isUnder(s.cert, root.cert) {
 			return s
 		}
 	}
 	return nil
+}
+
+// bestSigner is the intermediate under a root that is to sign, or nil: the newest; but for a moment after that was made
+// the one before it, if it is still good, so that verifiers have the new one's CRL before they meet a leaf of it.
+func (a *Authority) bestSigner(root *caRoot) *ownIssuer {
+	newest, now := a.newestSigner(root), a.cfg.Now()
+	if newest == nil {
+		return nil
+	}
+	age := now.Sub(newest.cert.NotBefore.Add(issuerBackdate))
+	if age < 0 || age >= a.follows() {
+		return newest
+	}
+	for i := len(a.signers) - 1; i >= 0; i-- {
+		s := &a.signers[i]
+		if s.cert.Equal(newest.cert) || !a.isUnder(s.cert, root.cert) {
+			continue
+		}
+		if !now.Before(s.cert.NotBefore) && s.cert.NotAfter.Sub(now) > s.cert.NotAfter.Sub(s.cert.NotBefore)/6 {
+			return s
+		}
+		break
+	}
+	return newest
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -263,83 +299,4 @@ func (a *Authority) keepIntermediate(ctx context.Context, cert *x509.Certificate
 		}
 	}
 	return nil, fmt.Errorf("%w: another process writes as replica %q", ErrConflict, a.cfg.Replica)
-}
-
-// known reports whether an issuer is under one of the present roots.
-func (a *Authority) known(issuer *x509.Certificate) bool {
-	for _, r := range a.roots.list {
-		if issuer.CheckSignatureFrom(r.cert) == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// register completes what a crash may have left open before an issuer's first signature: its entry in the ledger has an
-// outcome, and it is in the list of all issuers, which CRLs and rotation go by.
-func (a *Authority) register(ctx context.Context, own *ownIssuer) error {
-	if now := a.current.Load(); now != nil && now.issuer.Equal(own.cert) {
-		return nil
-	}
-	if err := a.finishIssuer(ctx, own.cert); err != nil {
-		return err
-	}
-	return a.registerIssuer(ctx, own.cert)
-}
-
-func (a *Authority) registerIssuer(ctx context.Context, cert *x509.Certificate) error {
-	return a.changeIssuers(ctx, func(doc *issuersDoc) bool {
-		for _, k := range doc.Issuers {
-			if bytes.Equal(k.Certificate, cert.Raw) {
-				return false
-			}
-		}
-		doc.Issuers = append(doc.Issuers, knownIssuer{Certificate: cert.Raw, Replica: a.cfg.Replica})
-		return true
-	})
-}
-
-func (a *Authority) finishIssuer(ctx context.Context, cert *x509.Certificate) error {
-	serial, ok := SerialOf(cert.SerialNumber)
-	if !ok {
-		return fmt.Errorf("%w: intermediate %s has an impossible serial number", ErrCorrupt, describe(cert))
-	}
-	entries, _, err := a.cfg.Store.Find(ctx, Query{Serial: serial, Limit: 1})
-	switch {
-	case err != nil:
-		return fmt.Errorf("read the ledger: %w", err)
-	case len(entries) == 0:
-		return fmt.Errorf("%w: intermediate %s is not in the ledger", ErrCorrupt, describe(cert))
-	case entries[0].State != StateIntended:
-		return nil
-	}
-	if err := a.cfg.Store.Finish(ctx, Outcome{Serial: serial, Certificate: cert.Raw, At: a.cfg.Now()}); err != nil {
-		return fmt.Errorf("record the intermediate: %w", err)
-	}
-	return nil
-}
-
-// changeIssuers edits the shared list of issuers, again if another replica was faster. Ended ones are dropped.
-func (a *Authority) changeIssuers(ctx context.Context, edit func(*issuersDoc) bool) error {
-	for range 8 {
-		doc, version, err := readDoc[issuersDoc](ctx, a.cfg.Store, docIssuers)
-		if err != nil {
-			return err
-		}
-		doc.Format = documentFormat
-		if !edit(&doc) {
-			return nil
-		}
-		kept := doc.Issuers[:0]
-		for _, k := range doc.Issuers {
-			if c, err := x509.ParseCertificate(k.Certificate); err == nil && a.cfg.Now().Before(c.NotAfter.Add(skew)) {
-				kept = append(kept, k)
-			}
-		}
-		doc.Issuers = kept
-		if err := writeDoc(ctx, a.cfg.Store, docIssuers, doc, version); !errors.Is(err, ErrConflict) {
-			return err
-		}
-	}
-	return fmt.Errorf("%w: %s, 8 times in a row", ErrConflict, docIssuers)
 }

@@ -26,8 +26,6 @@ func TestFaults(t *testing.T) {
 		fault memstore.Fault
 		state string // of the entry that is left, "" = none
 	}{
-		{"Find", memstore.Fault{Before: errDisk}, ""},
-		{"Find", memstore.Fault{After: errDisk}, ""},
 		{"Begin", memstore.Fault{Before: errDisk}, ""},
 		{"Begin", memstore.Fault{After: errDisk}, ca.StateIntended},
 		{"Finish", memstore.Fault{Before: errDisk}, ca.StateIntended},

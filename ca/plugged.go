@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -205,7 +206,7 @@ func (a *Authority) loadPlugged(ctx context.Context) error {
 	return a.plugIn(ctx, p)
 }
 
-// plugIn makes a checked authority the one that signs.
+// plugIn makes a checked authority the one that signs. Its CRL is published before its first leaf.
 func (a *Authority) plugIn(ctx context.Context, p *pluggedCA) error {
 	version, err := a.pluggedVersion(ctx, p)
 	if err != nil {
@@ -219,8 +220,14 @@ func (a *Authority) plugIn(ctx context.Context, p *pluggedCA) error {
 	if err != nil {
 		return err
 	}
+	if err := a.firstCRL(ctx, crlSigner{p.chain[0], p.key}); err != nil {
+		return fmt.Errorf("first CRL: %w", err)
+	}
 	if err := a.registerIssuer(ctx, p.chain[0]); err != nil {
 		return err
+	}
+	if a.plugged != nil {
+		_ = a.gatherCRLs(ctx) // as register does
 	}
 	if err := a.use(ctx, p.key, p.chain, bundle); err != nil {
 		return err
@@ -276,18 +283,39 @@ func (a *Authority) reload(ctx context.Context, o StepOptions) error {
 		return err
 	}
 	old := a.plugged
-	cutOff := old.chain[0]
-	if probe := (&pluggedCA{chain: old.chain, roots: p.roots}); !cutOff.Equal(p.chain[0]) {
-		p.before = append(old.before, crlSigner{old.chain[0], old.key})
-		if _, err := probe.pathToRoot(clampTime(a.cfg.Now(), cutOff)); err != nil {
-			d, err := a.liveUnder(ctx, []string{issuerName(cutOff)})
-			if err != nil {
-				return err
-			}
-			if err := a.permit(ctx, "reload", o, d); err != nil {
-				return err
-			}
+	for _, s := range append(old.before[:len(old.before):len(old.before)], crlSigner{old.chain[0], old.key}) {
+		if !s.cert.Equal(p.chain[0]) {
+			p.before = append(p.before, s)
 		}
 	}
+	dependents, err := a.cutOff(ctx, old, p)
+	if err != nil {
+		return err
+	}
+	if err := a.permit(ctx, "reload", o, dependents); err != nil {
+		return err
+	}
 	return a.plugIn(ctx, p)
+}
+
+// cutOff lists who has live leaves that lead to a root of the old authority, and to none of the new: those of every issuer
+// that ever was, not of the last one alone. Issuers above one that is not known any more lead nowhere.
+func (a *Authority) cutOff(ctx context.Context, old, next *pluggedCA) ([]Dependent, error) {
+	dropped := func(root *x509.Certificate) bool { return !slices.ContainsFunc(next.roots, root.Equal) }
+	if !slices.ContainsFunc(old.roots, dropped) {
+		return nil, nil
+	}
+	issuers, err := a.leafIssuers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var lost []string
+	for _, i := range issuers {
+		chain := append([]*x509.Certificate{i.cert}, append(old.chain[:len(old.chain):len(old.chain)], next.chain...)...)
+		probe := &pluggedCA{chain: chain, roots: next.roots}
+		if _, err := probe.pathToRoot(clampTime(a.cfg.Now(), i.cert)); err != nil {
+			lost = append(lost, i.name)
+		}
+	}
+	return a.liveUnder(ctx, lost)
 }

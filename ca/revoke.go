@@ -22,7 +22,7 @@ func crlReasons() map[string]int {
 // issued for it here, [DenyList] has it, and the CRLs list every certificate it concerns that has not ended. The reason
 // defaults to unspecified, At to now; a certificate's Until is set from its own end.
 //
-// ErrNotFound says that the ledger has no such certificate. An error may come after the revocation is durable, when only
+// ErrNotFound says that the ledger has no such certificate, ErrReason that there is no such reason. An error may come after the revocation is durable, when only
 // the CRL could not be made: it is made again by Run, and an alarm is up until then.
 func (a *Authority) Revoke(ctx context.Context, r Revocation) error {
 	r, err := a.checkRevocation(ctx, r)
@@ -77,8 +77,8 @@ func (a *Authority) checkRevocation(ctx context.Context, r Revocation) (Revocati
 	if r.Reason == "" {
 		r.Reason = "unspecified"
 	}
-	if _, ok := crlReasons()[r.Reason]; !ok {
-		return r, fmt.Errorf("reason %.50q: want one of %s", r.Reason, strings.Join(reasonNames(), ", "))
+	if err := CheckReason(r.Reason); err != nil {
+		return r, err
 	}
 	if r.At.IsZero() {
 		r.At = a.cfg.Now()
@@ -102,7 +102,30 @@ func (a *Authority) checkRevocation(ctx context.Context, r Revocation) (Revocati
 	return r, nil
 }
 
-func reasonNames() []string {
+// ReasonError is a reason that no certificate can be revoked for. It is an [ErrReason].
+type ReasonError struct {
+	Reason string
+}
+
+// Error names the reason, and those there are.
+func (e *ReasonError) Error() string {
+	return fmt.Sprintf("reason %.50q: want one of %s", e.Reason, strings.Join(RevocationReasons(), ", "))
+}
+
+// Is makes every ReasonError an [ErrReason].
+func (e *ReasonError) Is(target error) bool { return target == ErrReason }
+
+// CheckReason returns a [*ReasonError] unless a revocation may have the reason. The empty reason, which stands for
+// unspecified, is one.
+func CheckReason(reason string) error {
+	if _, ok := crlReasons()[reason]; !ok && reason != "" {
+		return &ReasonError{reason}
+	}
+	return nil
+}
+
+// RevocationReasons lists the reasons that [Authority.Revoke] takes, sorted.
+func RevocationReasons() []string {
 	names := make([]string, 0, len(crlReasons()))
 	for name := range crlReasons() {
 		names = append(names, name)

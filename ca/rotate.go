@@ -129,8 +129,8 @@ func (a *Authority) plan(ctx context.Context, step Step, o StepOptions) (rootsDo
 		}
 		next.Roots = append(next.Roots, made)
 	case StepDistribute:
-		next.move(RootPrepared, RootPublished, now)
 		next.Bundle++
+		next.move(RootPrepared, RootPublished, now)
 	case StepActivate:
 		next.move(RootActive, RootRetiring, now)
 		next.move(RootPublished, RootActive, now)
@@ -161,7 +161,7 @@ func (d *rootsDoc) move(from, to RootState, now time.Time) {
 			switch to {
 			case RootPublished:
 				if r.Published.IsZero() {
-					r.Published = now
+					r.Published, r.Since = now, d.Bundle
 				}
 			case RootActive:
 				r.Activated = now
@@ -238,18 +238,10 @@ func (a *Authority) dependents(ctx context.Context, step Step) ([]Dependent, err
 	case StepTaint:
 		return a.againstTaint(ctx)
 	case StepRevoke:
-		old, _, err := a.issuersUnder(ctx, a.roots.in(RootTainted).cert)
-		if err != nil {
-			return nil, err
-		}
-		return a.liveUnder(ctx, old)
+		return a.againstRevoke(ctx)
 	case StepRollback:
 		if r := a.roots.in(RootPublished); r != nil { // it signed if there was a rollback before
-			issuers, _, err := a.issuersUnder(ctx, r.cert)
-			if err != nil {
-				return nil, err
-			}
-			return a.liveUnder(ctx, issuers)
+			return a.dependOn(ctx, r)
 		}
 		return nil, nil
 	default: // prepare and distribute take nothing away
@@ -257,17 +249,15 @@ func (a *Authority) dependents(ctx context.Context, step Step) ([]Dependent, err
 	}
 }
 
-// againstActivate: everyone must trust the new root before a leaf under it appears.
+// againstActivate: everyone must trust the new root before a leaf under it appears. The authorities' own servers do: they
+// read the bundle with every handshake.
 func (a *Authority) againstActivate(ctx context.Context) ([]Dependent, error) {
-	out, served, err := a.behind(ctx, a.roots.doc.Bundle)
-	if err != nil {
-		return nil, err
-	}
+	published := a.roots.in(RootPublished)
+	out, served := a.behind(ctx, a.roots.since(published))
 	old, replicas, err := a.issuersUnder(ctx, a.roots.active().cert)
 	if err != nil {
 		return nil, err
 	}
-	published := a.roots.in(RootPublished)
 	late, err := a.notRenewed(ctx, old, old, published.Published)
 	if err != nil {
 		return nil, err
@@ -305,11 +295,38 @@ func (a *Authority) againstTaint(ctx context.Context) ([]Dependent, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []Dependent
+	out, err := a.serversUnder(ctx, old)
+	if err != nil {
+		return nil, err
+	}
 	for id, detail := range late {
 		out = append(out, Dependent{"certificate", id.String(), detail})
 	}
 	return sorted(out), nil
+}
+
+// againstRevoke: nobody is to have a leaf under the old root, and nobody the old root alone.
+func (a *Authority) againstRevoke(ctx context.Context) ([]Dependent, error) {
+	out, err := a.dependOn(ctx, a.roots.in(RootTainted))
+	if err != nil {
+		return nil, err
+	}
+	late, _ := a.behind(ctx, a.roots.since(a.roots.active()))
+	return sorted(append(out, late...)), nil
+}
+
+// dependOn lists who has a live leaf under a root that is to go.
+func (a *Authority) dependOn(ctx context.Context, root *caRoot) ([]Dependent, error) {
+	issuers, _, err := a.issuersUnder(ctx, root.cert)
+	if err != nil {
+		return nil, err
+	}
+	live, err := a.liveUnder(ctx, issuers)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := a.serversUnder(ctx, issuers)
+	return sorted(append(live, servers...)), err
 }
 
 // RenewIntermediate makes an intermediate of this replica with a root's key that is kept elsewhere, see
@@ -317,8 +334,8 @@ func (a *Authority) againstTaint(ctx context.Context) ([]Dependent, error) {
 func (a *Authority) RenewIntermediate(ctx context.Context, rootKey crypto.Signer, o StepOptions) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.roots == nil || o.By == "" {
-		return errors.New("renew the intermediate: want an authority with its own roots, and who asks")
+	if a.roots == nil || o.By == "" || rootKey == nil {
+		return errors.New("renew the intermediate: want an authority with its own roots, the key of one, and who asks")
 	}
 	if err := a.follow(ctx); err != nil {
 		return fmt.Errorf("renew the intermediate: %w", err)

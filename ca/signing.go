@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 )
 
@@ -22,7 +23,8 @@ const maxRemoteSignatures = 64
 // reload make a new one.
 type signing struct {
 	issuer    *x509.Certificate
-	name      string // of the issuer in the ledger
+	chain     []*x509.Certificate // the issuer first, then those above it as far as they are known
+	name      string              // of the issuer in the ledger
 	key       *signer
 	template  *template
 	algorithm x509.SignatureAlgorithm
@@ -51,7 +53,7 @@ func newSigning(ctx context.Context, key *signer, chain []*x509.Certificate, bun
 		return nil, err
 	}
 	s := &signing{
-		issuer: issuer, name: issuerName(issuer), key: key, template: newTemplate(issuer, algorithm), algorithm: x,
+		issuer: issuer, chain: chain, name: issuerName(issuer), key: key, template: newTemplate(issuer, algorithm), algorithm: x,
 		hash: hash, bundle: bundle, roots: string(bundle.PEM), caKeys: map[[32]byte]struct{}{},
 	}
 	for _, c := range chain {
@@ -140,6 +142,21 @@ func (k *signer) matches(c *x509.Certificate) error {
 		return fmt.Errorf("the key is not that of the certificate %s", describe(c))
 	}
 	return nil
+}
+
+// within is the signer for code that knows no context: it signs no longer than ctx lasts.
+func (k *signer) within(ctx context.Context) crypto.Signer {
+	return boundedSigner{k.Signer, func(sum []byte, hash crypto.Hash) ([]byte, error) { return k.sign(ctx, sum, hash) }}
+}
+
+type boundedSigner struct {
+	crypto.Signer
+	sign func(sum []byte, hash crypto.Hash) ([]byte, error)
+}
+
+// Sign implements [crypto.Signer], for digests.
+func (b boundedSigner) Sign(_ io.Reader, sum []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return b.sign(sum, opts.HashFunc())
 }
 
 // sign signs a digest. crypto.Signer knows no context, so that a device may take its time: the caller is let go when

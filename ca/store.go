@@ -14,6 +14,11 @@ var (
 	ErrNotFound     = errors.New("not found")
 	ErrConflict     = errors.New("the state has changed since it was read")
 	ErrUnavailable  = errors.New("the store is not available")
+	// ErrKeyInUse says that a key is another identity's.
+	ErrKeyInUse = errors.New("the key is another identity's")
+	// ErrOverloaded says that too many changes wait to be written: nothing came of this one, and it may be tried again
+	// in a moment. Whatever has it has [ErrUnavailable] as well, for those who do not tell the two apart.
+	ErrOverloaded = errors.New("too many changes wait to be written")
 )
 
 // Serial is a certificate's 128-bit serial number, big endian. The top bit is clear and it is never zero.
@@ -58,6 +63,7 @@ type Query struct {
 	Issuer  string
 	KeyHash [32]byte
 	LiveAt  time.Time // issued, not expired and not revoked at that time
+	Open    bool      // intended, and without an outcome yet
 	After   time.Time // decided at or after
 	Before  time.Time // decided before
 	Cursor  string    // from the last page
@@ -68,9 +74,14 @@ type Query struct {
 // something return nil only once the change survives a crash. Implementations are safe for concurrent use and commit
 // in groups.
 type Ledger interface {
-	// Begin records an intent. ErrSerialExists when the serial was ever used.
+	// Begin records an intent. ErrSerialExists when the serial was ever used, whatever came of it. ErrKeyInUse when the
+	// newest intent with the same key, whatever came of it, has another identity: a key belongs to the identity that it
+	// was first intended for, and of two that ask at the same moment, through whatever connections, one gets it.
 	Begin(ctx context.Context, i Intent) error
-	// Finish ends an intent, once.
+	// Finish ends an intent, once: ErrNotFound when there is none, ErrConflict when it has ended.
+	//
+	// An intent that a crash leaves open stays open until an [Authority] ends it as failed, see [Authority.Run]. Its
+	// serial number and its key stay taken, and nobody was given a certificate for it: that takes an outcome.
 	Finish(ctx context.Context, o Outcome) error
 	// Find returns a page of entries and the cursor of the next, empty at the end.
 	Find(ctx context.Context, q Query) (entries []Entry, next string, err error)
@@ -130,6 +141,8 @@ type State interface {
 // Audit records what operators and the authority itself did, in the same hash chain as the ledger.
 type Audit interface {
 	Record(ctx context.Context, event Event) error
+	// Events returns those at or after one time and before another, newest first by the order they were recorded in. A zero
+	// time does not restrict; limit is 1 to 1000, default 100.
 	Events(ctx context.Context, after, before time.Time, limit int) ([]Event, error)
 }
 

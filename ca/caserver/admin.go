@@ -147,6 +147,8 @@ func (a *Admin) checkWorkload(id spiffeid.ID) error {
 		return invalid("%s: names the trust domain, not a workload: want a path", id)
 	case id.Path() == "/spire" || strings.HasPrefix(id.Path(), "/spire/"):
 		return invalid("%s: reserved for SPIRE", id)
+	case a.server != nil && id == a.server.cfg.Names.ID:
+		return invalid("%s: is the authority's own server", id)
 	}
 	return nil
 }

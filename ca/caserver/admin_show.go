@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"time"
 
@@ -293,9 +294,10 @@ func showIssuer(c *x509.Certificate) Issuer {
 
 // BundleResponse is what the trust domain trusts.
 type BundleResponse struct {
-	TrustDomain string `json:"trust_domain"`
-	Version     int64  `json:"version"`
-	PEM         string `json:"pem"`
+	TrustDomain string          `json:"trust_domain"`
+	Version     int64           `json:"version"`
+	PEM         string          `json:"pem"`
+	SPIFFE      json.RawMessage `json:"spiffe"` // [SPIFFEBundle]
 }
 
 // Bundle returns the roots; [ca.ErrNotReady] if there are none.
@@ -304,5 +306,9 @@ func (a *Admin) Bundle() (BundleResponse, error) {
 	if b == nil {
 		return BundleResponse{}, ca.ErrNotReady
 	}
-	return BundleResponse{TrustDomain: b.TrustDomain.TrustDomain(), Version: b.Version, PEM: string(b.PEM)}, nil
+	document, err := SPIFFEBundle(b, a.authority.JWTKeys())
+	if err != nil {
+		return BundleResponse{}, err
+	}
+	return BundleResponse{TrustDomain: b.TrustDomain.TrustDomain(), Version: b.Version, PEM: string(b.PEM), SPIFFE: document}, nil
 }

@@ -56,6 +56,7 @@ func TestCreateTokenRefused(t *testing.T) {
 		"zero identity":        {IDs: []spiffeid.ID{{}}},
 		"foreign trust domain": {IDs: []spiffeid.ID{mustID(t, "spiffe://other.test/a")}},
 		"trust domain alone":   {IDs: []spiffeid.ID{mustID(t, "spiffe://td.test")}},
+		"the server's own":     {IDs: []spiffeid.ID{mustID(t, "spiffe://td.test/writ/authority")}},
 		"SPIRE's own":          {IDs: []spiffeid.ID{mustID(t, "spiffe://td.test/spire/server")}},
 		"named twice":          {IDs: append(good, good...)},
 		"too many":             {IDs: many},
@@ -142,6 +143,10 @@ func TestRevokeAndLift(t *testing.T) {
 	serial := hex.EncodeToString(leafOf(t, chain).SerialNumber.Bytes())
 	if err := b.admin.Revoke(t.Context(), "test", caserver.RevokeRequest{Serial: serial, Reason: "keyCompromise"}); err != nil {
 		t.Fatal(err)
+	}
+	err = b.admin.Revoke(t.Context(), "test", caserver.RevokeRequest{ID: id, Reason: "boredom"})
+	if !errors.Is(err, caserver.ErrInvalidRequest) || !errors.Is(err, ca.ErrReason) || !strings.Contains(err.Error(), "superseded") {
+		t.Errorf("a reason that is none: %v", err)
 	}
 	for name, r := range map[string]caserver.RevokeRequest{
 		"nothing": {}, "two": {ID: id, Serial: serial}, "bad serial": {Serial: "xyz"}, "bad key": {Key: "00"},

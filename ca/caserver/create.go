@@ -109,6 +109,9 @@ func (s *Server) create(ctx context.Context, r *securityv1.IstioCertificateReque
 		return nil, err
 	}
 	o.ID = id
+	if id == s.cfg.Names.ID { // whoever had it would be taken for the authority by those who verify the server by identity
+		return nil, fmt.Errorf("%w: %s is the authority's own server", ca.ErrIdentity, id)
+	}
 	// 4. The certificate.
 	approval, err := ca.Approve(id, asked.csr, ca.ApprovalRequest{Profile: asked.profile, Caller: caller.String(), Seconds: asked.seconds})
 	if err != nil {

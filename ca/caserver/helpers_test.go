@@ -110,7 +110,7 @@ type options struct {
 func newBench(t testing.TB, o options) *bench {
 	t.Helper()
 	b := &bench{store: memstore.New(t), key: newKey(t), logged: &logBuffer{}}
-	b.config = ca.Config{TrustDomain: mustID(t, "spiffe://td.test"), Store: b.store, Keys: ca.InsecureKeyring(), Now: b.now}
+	b.config = ca.Config{TrustDomain: mustID(t, "spiffe://td.test"), Store: b.store, Keys: ca.InsecureKeyring(), Now: b.now, JWT: true}
 	var err error
 	if b.authority, err = ca.Init(t.Context(), b.config, ca.InitOptions{By: "test"}); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,6 @@ const (
 	identityEvery = time.Second      // between looks at whether the server's certificate is still the right one
 	identityAgain = 5 * time.Second  // after a failure
 	identityTime  = 20 * time.Second // for making one
-	selfCaller    = "authority:server"
 )
 
 // identity is the server's own certificate. The zero value has none yet.
@@ -33,7 +32,8 @@ type held struct {
 	tls    tls.Certificate
 	from   time.Time // when it was made
 	until  time.Time
-	bundle int64 // version of the roots it was made under
+	bundle int64  // version of the roots it was made under
+	issuer string // what signed it
 }
 
 var errNoIdentity = errors.New("the server has no certificate of its own yet")
@@ -47,10 +47,15 @@ func (i *identity) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return &h.tls, nil
 }
 
-// due reports whether it is time for a new certificate: at half of its life, and whenever the roots changed, because a
-// tainted root's leaves are to be renewed at once.
-func (h *held) due(now time.Time, b *ca.Bundle) bool {
-	return h == nil || !now.Before(h.from.Add(h.until.Sub(h.from)/2)) || b != nil && b.Version != h.bundle
+// due reports whether it is time for a new certificate: at half of its life, and whenever something else signs or the
+// roots changed. A rotation waits until no server shows a certificate under the old root, and a tainted root's leaves are
+// to be renewed at once.
+func (h *held) due(now time.Time, a Authority) bool {
+	if h == nil || !now.Before(h.from.Add(h.until.Sub(h.from)/2)) {
+		return true
+	}
+	b, issuer := a.Bundle(), a.Issuer()
+	return b != nil && b.Version != h.bundle || issuer != "" && issuer != h.issuer
 }
 
 // keepIdentity makes the server's certificate and renews it until ctx ends. While there is none, handshakes fail and
@@ -65,7 +70,7 @@ func (s *Server) keepIdentity(ctx context.Context) {
 		case <-timer.C:
 		}
 		wait := identityEvery
-		if s.identity.now.Load().due(s.cfg.Now(), s.cfg.Authority.Bundle()) {
+		if s.identity.now.Load().due(s.cfg.Now(), s.cfg.Authority) {
 			if err := s.renewIdentity(ctx); err != nil && ctx.Err() == nil {
 				s.cfg.Logger.ErrorContext(ctx, "the server's own certificate cannot be made; the last one stays", "error", err)
 				wait = identityAgain
@@ -102,7 +107,7 @@ func (s *Server) renewIdentity(ctx context.Context) error {
 	}
 	names := s.cfg.Names
 	approval, err := ca.Approve(names.ID, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}), ca.ApprovalRequest{
-		Profile: s.cfg.ServerProfile, Caller: selfCaller, DNSNames: names.DNS, IPAddresses: names.IPs,
+		Profile: s.cfg.ServerProfile, Caller: ca.CallerServer, DNSNames: names.DNS, IPAddresses: names.IPs,
 	})
 	if err != nil {
 		return fmt.Errorf("server certificate: %w", err)
@@ -121,7 +126,7 @@ func (s *Server) renewIdentity(ctx context.Context) error {
 			made.Certificate = append(made.Certificate, block.Bytes)
 		}
 	}
-	s.identity.now.Store(&held{tls: made, from: s.cfg.Now(), until: issued.NotAfter, bundle: issued.Bundle})
+	s.identity.now.Store(&held{tls: made, from: s.cfg.Now(), until: issued.NotAfter, bundle: issued.Bundle, issuer: issued.Issuer})
 	s.cfg.Logger.InfoContext(ctx, "the server has a new certificate", "id", issued.ID, "serial", issued.Serial, "not_after", issued.NotAfter)
 	return nil
 }

@@ -52,6 +52,11 @@ func NewMetrics(registry prometheus.Registerer, authority interface{ Status() ca
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
 	}
 	gauge("writ_ca_requests_in_flight", "Calls for a certificate at work.", func() float64 { return float64(s.InFlight()) })
+	for _, outcome := range Outcomes() {
+		registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "writ_ca_jwt_svids_total", Help: "Calls for a JWT-SVID, by outcome.", ConstLabels: prometheus.Labels{"outcome": string(outcome)},
+		}, func() float64 { return float64(s.Minted(outcome)) }))
+	}
 	gauge("citadel_server_root_cert_expiry_timestamp", "The unix timestamp, in seconds, when Citadel root cert will expire.",
 		func() float64 { return unixSeconds(firstRoot(authority.Status())) })
 	gauge("citadel_server_cert_chain_expiry_timestamp", "The unix timestamp, in seconds, when Citadel cert chain will expire.",

@@ -25,7 +25,7 @@ const (
 	BadRequest      Outcome = "bad_request"     // the certificate request is refused
 	UnknownSigner   Outcome = "unknown_signer"  // no profile by that name
 	RateLimited     Outcome = "rate_limited"    // this caller asks too often
-	Overloaded      Outcome = "overloaded"      // too many calls at work
+	Overloaded      Outcome = "overloaded"      // too many calls at work, or too many changes wait for the ledger
 	NotReady        Outcome = "not_ready"       // no signer, no store, no keys
 	TimedOut        Outcome = "timed_out"       // the work took too long
 	Cancelled       Outcome = "cancelled"       // the caller went away
@@ -125,6 +125,8 @@ func conclude(ctx context.Context, err error) (Outcome, string) {
 		return TimedOut, ""
 	case ctx.Err() != nil:
 		return Cancelled, ""
+	case errors.Is(err, errOverloaded), errors.Is(err, ca.ErrOverloaded): // the ledger's queue, when a token is taken as well
+		return Overloaded, ""
 	case attest.ReasonOf(err) != "":
 		switch attest.ReasonOf(err).Kind() {
 		case attest.Denied:
@@ -134,8 +136,6 @@ func conclude(ctx context.Context, err error) (Outcome, string) {
 		default:
 			return Unauthenticated, reason
 		}
-	case errors.Is(err, errOverloaded):
-		return Overloaded, ""
 	case errors.Is(err, errRateLimited):
 		return RateLimited, ""
 	case errors.Is(err, errUnknownSigner):

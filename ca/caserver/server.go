@@ -51,6 +51,7 @@ const (
 type Authority interface {
 	Issue(ctx context.Context, a *ca.Approval) (*ca.Issued, error)
 	Bundle() *ca.Bundle
+	Issuer() string // what signs now, as Issued.Issuer names it; empty while nothing can
 	Ready(ctx context.Context) error
 }
 
@@ -78,6 +79,10 @@ type Config struct {
 
 	Profile *ca.Profile            // of requests that name no signer
 	Signers map[string]*ca.Profile // of requests that do, by the name in their metadata's CertSigner
+
+	Minter Minter // makes JWT-SVIDs; nil: calls for them are answered Unimplemented
+	// Services registers what else is served on the same listener; its callers are proven by [Server.Caller]. May be nil.
+	Services func(grpc.ServiceRegistrar)
 
 	Names         Names
 	ServerProfile *ca.Profile // of the server's own certificate
@@ -141,6 +146,7 @@ type Server struct {
 	limits   *limiter
 	health   *health.Server
 	identity identity
+	minting  minting
 	inFlight atomic.Int64
 	serving  atomic.Bool
 }
@@ -181,6 +187,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	server := grpc.NewServer(s.options()...)
 	securityv1.RegisterIstioCertificateServiceServer(server, &service{server: s})
 	healthv1.RegisterHealthServer(server, s.health)
+	if s.cfg.Minter != nil {
+		s.minting.server = s
+		server.RegisterService(jwtServiceDesc(), &s.minting)
+	}
+	if s.cfg.Services != nil {
+		s.cfg.Services(server)
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(netutil.LimitListener(l, s.cfg.MaxConnections)) }()
 	select {

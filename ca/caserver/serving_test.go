@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,10 @@ import (
 	securityv1 "istio.io/api/security/v1alpha1"
 
 	"github.com/writ-auth/writ/ca"
+	"github.com/writ-auth/writ/ca/attest"
 	"github.com/writ-auth/writ/ca/caserver"
+	"github.com/writ-auth/writ/internal/spiffeid"
+	"github.com/writ-auth/writ/internal/testkit/memstore"
 )
 
 // TestRootAddedWhileRunning is surprise 25 of identity §11: a certificate under a root that came later proves its caller
@@ -58,6 +62,59 @@ func TestRootAddedWhileRunning(t *testing.T) {
 	}
 	_, err := b.do(t, call{certificate: old})
 	wantCode(t, err, codes.Unauthenticated)
+}
+
+// TestIdleRotation: an authority that has issued to nobody but its own server goes from one root to the next without an
+// override and without waiting for a certificate to end; whoever trusts its bundle reaches it all the way.
+func TestIdleRotation(t *testing.T) {
+	b := newBench(t, options{})
+	health := healthv1.NewHealthClient
+	start := b.authority.Bundle()
+	reach := func(step ca.Step) {
+		t.Helper()
+		if _, err := health(b.dial(t, nil)).Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil {
+			t.Errorf("after %s: %v", step, err)
+		}
+	}
+	reach("the start")
+	for _, step := range []ca.Step{ca.StepPrepare, ca.StepDistribute, ca.StepActivate, ca.StepTaint, ca.StepRevoke} {
+		var refused *caserver.Refusal
+		waitFor(t, string(step), func() bool {
+			r, err := b.admin.Rotate(t.Context(), "test", caserver.RotateRequest{Step: step})
+			if err != nil {
+				t.Fatalf("%s: %v", step, err)
+			}
+			if refused = r.Refused; refused != nil && (len(refused.Dependents) != 1 || refused.Dependents[0].Kind != "replica") {
+				t.Fatalf("%s: held up by %+v", step, refused.Dependents)
+			}
+			return refused == nil
+		})
+		reach(step)
+	}
+	now := b.authority.Bundle()
+	if len(now.Roots) != 1 || now.Roots[0].Certificate.Equal(start.Roots[0].Certificate) || b.authority.Status().Phase != ca.PhaseStable {
+		t.Errorf("%d roots, phase %s", len(now.Roots), b.authority.Status().Phase)
+	}
+	events, err := b.admin.Events(t.Context(), caserver.EventsRequest{})
+	if err != nil || slices.ContainsFunc(events, func(e caserver.Event) bool { return e.What == "override" }) {
+		t.Errorf("%v, %v", events, err)
+	}
+	b.store.CheckCertificates()
+}
+
+// TestOwnIdentityIsTaken: nobody else becomes the authority's server, by whatever they are entitled to.
+func TestOwnIdentityIsTaken(t *testing.T) {
+	b := newBench(t, options{})
+	const own = "spiffe://td.test/writ/authority"
+	for _, ids := range [][]spiffeid.ID{{mustID(t, own)}, {mustID(t, node), mustID(t, own)}} {
+		token := attest.NewJoinToken()
+		kept := ca.Token{Hash: token.Hash(), IDs: ids, Created: b.now(), Expires: b.now().Add(time.Hour), By: "test"}
+		if err := b.store.PutToken(t.Context(), kept); err != nil {
+			t.Fatal(err)
+		}
+		_, err := b.do(t, call{bearer: token.Reveal(), metadata: map[string]any{"ImpersonatedIdentity": own}})
+		wantCode(t, err, codes.PermissionDenied)
+	}
 }
 
 func TestPlaintextRefused(t *testing.T) {
@@ -219,6 +276,7 @@ func TestFailuresOfTheAuthority(t *testing.T) {
 		want codes.Code
 	}{
 		{"store down", fmt.Errorf("begin: %w", ca.ErrUnavailable), codes.Unavailable},
+		{"store busy", fmt.Errorf("begin: %w: %w", ca.ErrUnavailable, ca.ErrOverloaded), codes.ResourceExhausted},
 		{"no signer", ca.ErrNotReady, codes.Unavailable},
 		{"self-check", ca.ErrSelfCheck, codes.Internal},
 		{"revoked", ca.ErrRevoked, codes.PermissionDenied},
@@ -233,6 +291,23 @@ func TestFailuresOfTheAuthority(t *testing.T) {
 			if o := b.last(t); o.Code() != test.want || o.Err == nil {
 				t.Errorf("observed %s, %v", o.Code(), o.Err)
 			}
+		})
+	}
+	for want, fault := range map[codes.Code]error{
+		codes.Unavailable:       ca.ErrUnavailable,
+		codes.ResourceExhausted: fmt.Errorf("%w: %w", ca.ErrUnavailable, ca.ErrOverloaded),
+	} {
+		t.Run("join token: "+want.String(), func(t *testing.T) {
+			b := newBench(t, options{})
+			token := b.joinToken(t, node)
+			b.store.Inject(func(op string) memstore.Fault {
+				if op == "TakeToken" {
+					return memstore.Fault{Before: fault}
+				}
+				return memstore.Fault{}
+			})
+			_, err := b.do(t, call{bearer: token})
+			wantCode(t, err, want)
 		})
 	}
 	t.Run("panic", func(t *testing.T) {

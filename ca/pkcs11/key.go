@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"sync"
 
 	p11 "github.com/miekg/pkcs11"
 )
@@ -27,6 +28,8 @@ type Key struct {
 	private  p11.ObjectHandle
 	public   crypto.PublicKey
 	sessions chan p11.SessionHandle // those that nobody uses
+
+	closing sync.Once
 }
 
 // Open loads a module, logs in and finds a key: exactly one pair of halves with the label. The error says which part
@@ -227,8 +230,13 @@ func digestPrefix(h crypto.Hash) ([]byte, error) {
 	return append(head, 0x05, 0x00, 0x04, byte(h.Size())), nil
 }
 
-// Close waits for signatures under way, logs out and lets the module go.
-func (k *Key) Close() error {
+// Close waits for signatures under way, logs out and lets the module go. It may be called more than once.
+func (k *Key) Close() (err error) {
+	k.closing.Do(func() { err = k.close() })
+	return err
+}
+
+func (k *Key) close() error {
 	var errs []error
 	n := len(k.sessions)
 	if k.private != 0 { // open came to its end: all sessions exist, some may be in use

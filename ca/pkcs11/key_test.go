@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,7 +111,7 @@ func TestSign(t *testing.T) {
 			if _, err := key.Sign(rand.Reader, []byte("not a digest"), crypto.SHA256); err == nil {
 				t.Error("signed what is no digest")
 			}
-			if err := key.Close(); err != nil {
+			if err := errors.Join(key.Close(), key.Close()); err != nil {
 				t.Error(err)
 			}
 			if _, err := key.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {

@@ -19,7 +19,7 @@ func (s *Store) Record(ctx context.Context, event ca.Event) error {
 		return fmt.Errorf("event: %w", err)
 	}
 	at := whole(event.At)
-	err := s.submit(ctx, "", nil, func() verdict {
+	err := s.submit(ctx, nil, nil, func() verdict {
 		r, err := newRecord(kindEvent, eventBody{At: at, By: event.By, What: event.What, Detail: event.Detail})
 		if err != nil {
 			return refuse(err)

@@ -41,24 +41,40 @@ func (s *Store) backup(ctx context.Context, path string) error {
 	return nil
 }
 
-// verifyBackup checks a file that nobody writes: the whole chain and every table. It changes nothing.
-func verifyBackup(ctx context.Context, path string) (head record, err error) {
+// VerifyBackup checks a backup in its file, without restoring it: the file, the whole chain, and every table against it,
+// as [Store.Verify] does with a ledger in use. It returns what is in it; with an error, only how many records were found
+// good. The file is opened to be read, nothing is written beside it, and nobody may write it meanwhile: a ledger that is
+// open, or was not closed, is refused. What an older writ has backed up is accepted, what a newer one has is not.
+func VerifyBackup(ctx context.Context, path string) (Contents, error) {
+	found, err := verifyBackup(ctx, path)
+	if err != nil {
+		return found, fmt.Errorf("verify %s: %w", path, err)
+	}
+	return found, nil
+}
+
+func verifyBackup(ctx context.Context, path string) (found Contents, err error) {
+	// What the log has is not in the file, and it would not be looked at.
+	if _, err := os.Lstat(path + "-wal"); !errors.Is(err, fs.ErrNotExist) {
+		return found, errors.Join(errors.New("a write-ahead log (-wal) is beside it, so it is a ledger that is in use, or was not closed: "+
+			"verify it through its authority, or make a backup"), err)
+	}
 	e, err := connectBackup(path)
 	if err != nil {
-		return head, err
+		return found, err
 	}
 	defer func() { err = errors.Join(err, e.disconnect()) }()
 	err = e.snapshot(ctx, func(r reader) error {
+		if err := isLedger(ctx, r); err != nil {
+			return err
+		}
 		if err := e.integrity(ctx, r); err != nil {
 			return err
 		}
-		if _, err := verify(ctx, r); err != nil {
-			return err
-		}
-		head, err = readHead(ctx, r)
+		found, err = verify(ctx, r)
 		return err
 	})
-	return head, err
+	return found, err
 }
 
 // RestoreSQLite puts a backup in place of the ledger that into names, and notes in its journal that it did. The backup
@@ -135,7 +151,7 @@ func prepareBackup(ctx context.Context, backup, temp string, o options) (*sqlite
 	}
 	err = migrate(ctx, e, o.now())
 	if err == nil {
-		err = appendRestored(ctx, e, old, o.now())
+		err = appendRestored(ctx, e, old.Head, o.now())
 	}
 	if err != nil {
 		return nil, errors.Join(err, e.disconnect())
@@ -143,8 +159,8 @@ func prepareBackup(ctx context.Context, backup, temp string, o options) (*sqlite
 	return e, nil
 }
 
-func appendRestored(ctx context.Context, e engine, old record, now time.Time) error {
-	r, err := newRecord(kindRestored, restoredBody{Backup: old.hash})
+func appendRestored(ctx context.Context, e engine, backup sum, now time.Time) error {
+	r, err := newRecord(kindRestored, restoredBody{Backup: backup})
 	if err != nil {
 		return err
 	}

@@ -67,11 +67,17 @@ func byExpiry(q ca.Query) bool {
 	return !q.LiveAt.IsZero() && q.ID.IsZero() && q.Serial == ca.Serial{} && q.Caller == "" && q.KeyHash == [32]byte{}
 }
 
-const liveState = "1" // stateIssued
+const (
+	openState = "0" // stateIntended
+	liveState = "1" // stateIssued
+)
 
 // findQuery writes the SQL of a query. none: it is clear without asking that nothing is found.
 func (s *Store) findQuery(ctx context.Context, q ca.Query, limit int) (b *builder, none bool, err error) {
 	b = new(builder)
+	if q.Open && !q.LiveAt.IsZero() {
+		return b, true, nil // what is live has an outcome
+	}
 	now := s.now().UnixMicro()
 	b.add(`SELECT `+recordColumns("i")+`, `+recordColumns("o")+`,
 			rs.serial,
@@ -99,6 +105,9 @@ func (s *Store) findQuery(ctx context.Context, q ca.Query, limit int) (b *builde
 	}
 	if q.KeyHash != [32]byte{} {
 		b.add(` AND c.key_hash = `, arg{q.KeyHash[:]})
+	}
+	if q.Open {
+		b.add(` AND c.state = ` + openState)
 	}
 	if !q.LiveAt.IsZero() {
 		at := arg{q.LiveAt.UnixMicro()}

@@ -84,7 +84,7 @@ func migrateOnce(ctx context.Context, e engine, steps []migration, now time.Time
 	case have == int64(len(steps)):
 		return true, nil
 	case have > int64(len(steps)):
-		return false, fmt.Errorf("its tables are of version %d, this writ knows them up to %d: use the writ that wrote it, or a newer one", have, len(steps))
+		return false, tooNew(have, len(steps))
 	}
 	step := steps[have]
 	if err := tx.run(ctx, []*statement{{sql: step.sql, many: true}}); err != nil {
@@ -104,6 +104,10 @@ func migrateOnce(ctx context.Context, e engine, steps []migration, now time.Time
 		return false, fmt.Errorf("migration %s: %w", step.name, err)
 	}
 	return false, tx.commit(ctx)
+}
+
+func tooNew(version int64, known int) error {
+	return fmt.Errorf("its tables are of version %d, this writ knows them up to %d: use the writ that wrote it, or a newer one", version, known)
 }
 
 // insert writes the record.

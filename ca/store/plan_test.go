@@ -19,6 +19,7 @@ func allQueries() []ca.Query {
 		func(q *ca.Query) { q.Issuer = i.Issuer },
 		func(q *ca.Query) { q.KeyHash = i.KeyHash },
 		func(q *ca.Query) { q.LiveAt = epoch },
+		func(q *ca.Query) { q.Open = true },
 		func(q *ca.Query) { q.After = epoch },
 		func(q *ca.Query) { q.Before = epoch.Add(time.Hour) },
 		func(q *ca.Query) { q.Cursor = "next" },
@@ -55,6 +56,9 @@ func plans(t *testing.T, s *store.Store, explain func(sql string, args ...any) (
 		check(what, plan)
 	}
 	for _, q := range allQueries() {
+		if q.Open && !q.LiveAt.IsZero() {
+			continue // nothing is, and nobody is asked
+		}
 		if q.Cursor != "" {
 			byExpiry := !q.LiveAt.IsZero() && q.ID.IsZero() && q.Serial == ca.Serial{} && q.Caller == "" && q.KeyHash == [32]byte{}
 			q.Cursor = cursors[byExpiry]

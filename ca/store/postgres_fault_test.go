@@ -137,7 +137,7 @@ func TestQueueFull(t *testing.T) {
 	for s.Stats().Queued < 4 {
 		<-time.After(time.Millisecond)
 	}
-	if err := s.Begin(t.Context(), intentOf(5)); !errors.Is(err, ca.ErrUnavailable) || !strings.Contains(err.Error(), "4 changes wait") {
+	if err := s.Begin(t.Context(), intentOf(5)); !errors.Is(err, ca.ErrUnavailable) || !errors.Is(err, ca.ErrOverloaded) {
 		t.Errorf("queue full: %v", err)
 	}
 	cancel()

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,6 +81,91 @@ func TestRestoreDamaged(t *testing.T) {
 				t.Error("a ledger was left")
 			}
 		})
+	}
+}
+
+// TestVerifyBackup: a backup is verified where it lies, whatever it comes from, and nothing is touched.
+func TestVerifyBackup(t *testing.T) {
+	t.Parallel()
+	s := sqlitePlace(t).open(t)
+	for n := range 3 {
+		must(t, everyChange(t, s, n))
+	}
+	must(t, s.Begin(t.Context(), intentOf(90)))
+	backup := filepath.Join(t.TempDir(), "backup")
+	must(t, s.Backup(t.Context(), backup), os.Chmod(backup, 0o400), os.Chmod(filepath.Dir(backup), 0o500))
+	t.Cleanup(func() { must(t, os.Chmod(filepath.Dir(backup), 0o700)) })
+	before := files(t, backup)
+	got, err := store.VerifyBackup(t.Context(), backup)
+	must(t, err)
+	want := store.Contents{
+		Schema: 2, Records: 1 + 3*12 + 1, Certificates: 4, Outcomes: 3, Events: 3, Tokens: 3, Revocations: 6, Documents: 3,
+		Last: epoch, Head: got.Head,
+	}
+	if got != want || got.Head == [32]byte{} {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if after := files(t, backup); !maps.Equal(before, after) {
+		t.Errorf("something was touched: %d files, %d before", len(after), len(before))
+	}
+}
+
+func TestVerifyBackupRefuses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		spoil   func(t *testing.T, backup string)
+		want    string
+		records int64
+	}{
+		"an early record changed": {func(t *testing.T, backup string) { tamperSQLite(t, backup, "UPDATE journal SET at = 0 WHERE seq = 7") }, "record 7 of the journal", 6},
+		"the last record gone":    {func(t *testing.T, backup string) { tamperSQLite(t, backup, "DELETE FROM journal WHERE seq = 61") }, "record 61 of the journal is missing", 60},
+		"a table changed":         {func(t *testing.T, backup string) { tamperSQLite(t, backup, "UPDATE revocations SET lifted = 1") }, "revocations", -1},
+		"an index gone":           {func(t *testing.T, backup string) { tamperSQLite(t, backup, "DROP INDEX certificates_open") }, "certificates_open", 0},
+		"of a newer writ":         {func(t *testing.T, backup string) { tamperSQLite(t, backup, "INSERT INTO ledger_schema VALUES (3, 0)") }, "of version 3", 0},
+		"no ledger":               {func(t *testing.T, backup string) { tamperSQLite(t, backup, "DROP TABLE ledger_schema") }, "not a ledger", 0},
+		"cut short":               {func(t *testing.T, backup string) { must(t, os.Truncate(backup, 16384)) }, "malformed", 0},
+		"empty":                   {func(t *testing.T, backup string) { must(t, os.Truncate(backup, 0)) }, "not a ledger", 0},
+		"no database":             {func(t *testing.T, backup string) { must(t, os.WriteFile(backup, []byte("x"), 0o600)) }, "not a ledger", 0},
+		"not there":               {func(t *testing.T, backup string) { must(t, os.Remove(backup)) }, "no such file", 0},
+		"a log beside it":         {func(t *testing.T, backup string) { must(t, os.WriteFile(backup+"-wal", nil, 0o600)) }, "in use", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := store.OpenSQLite(t.Context(), store.SQLiteConfig{Path: sample(t)})
+			must(t, err)
+			backup := filepath.Join(t.TempDir(), "backup")
+			must(t, s.Backup(t.Context(), backup), s.Close())
+			test.spoil(t, backup)
+			got, err := store.VerifyBackup(t.Context(), backup)
+			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), backup) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			if test.records >= 0 && got != (store.Contents{Records: test.records}) {
+				t.Errorf("%+v, want %d good records and nothing else", got, test.records)
+			}
+		})
+	}
+}
+
+// TestRestoreOlder: a backup of a writ before the last migration is verified and restored by this one.
+func TestRestoreOlder(t *testing.T) {
+	t.Parallel()
+	s, err := store.OpenSQLite(t.Context(), store.SQLiteConfig{Path: sample(t)})
+	must(t, err)
+	backup := filepath.Join(t.TempDir(), "backup")
+	must(t, s.Backup(t.Context(), backup), s.Close())
+	tamperSQLite(t, backup, "DROP INDEX certificates_open; DELETE FROM ledger_schema WHERE version = 2")
+	found, err := store.VerifyBackup(t.Context(), backup)
+	if err != nil || found.Schema != 1 || found.Records != 61 {
+		t.Errorf("%+v, %v", found, err)
+	}
+	for name, restored := range map[string]func(*testing.T, string) (*store.Store, error){"SQLite": restoredSQLite, "PostgreSQL": restoredPostgres} {
+		back, err := restored(t, backup)
+		back = opened(t, back, err)
+		verify(t, back, 62)
+		if versions, err := back.ReadRows(t.Context(), `SELECT CAST(max(version) AS TEXT) FROM ledger_schema`, 1); err != nil || !slices.Equal(versions, []string{"2"}) {
+			t.Errorf("%s: version %v, %v", name, versions, err)
+		}
 	}
 }
 

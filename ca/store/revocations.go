@@ -81,7 +81,7 @@ func (s *Store) Revoke(ctx context.Context, r ca.Revocation) error {
 	sub := subjectOf(r)
 	var old revoked
 	ask := sub.ask(&old)
-	err := s.submit(ctx, sub.key(), ask, func() verdict {
+	err := s.submit(ctx, []string{sub.key()}, ask, func() verdict {
 		at, until := r.At.UnixMicro(), microUntil(r.Until)
 		known := ask.rows > 0
 		if known && old.lifted == 0 && old.until > at {
@@ -142,7 +142,7 @@ func (s *Store) Unrevoke(ctx context.Context, r ca.Revocation) error {
 	sub := subjectOf(r)
 	var old revoked
 	ask := sub.ask(&old)
-	err := s.submit(ctx, sub.key(), ask, func() verdict {
+	err := s.submit(ctx, []string{sub.key()}, ask, func() verdict {
 		if ask.rows == 0 || old.lifted != 0 {
 			return refuse(ca.ErrNotFound)
 		}

@@ -93,14 +93,18 @@ func recognize(ctx context.Context, path string) error {
 		return err
 	}
 	e := &sqliteEngine{readers: readers}
+	return errors.Join(isLedger(ctx, e), e.disconnect())
+}
+
+func isLedger(ctx context.Context, in reader) error {
 	var tables int64
-	err = e.query(ctx, `SELECT count(*) FROM sqlite_schema WHERE name = 'ledger_schema'`, nil, func(scan func(...any) error) error {
+	err := in.query(ctx, `SELECT count(*) FROM sqlite_schema WHERE name = 'ledger_schema'`, nil, func(scan func(...any) error) error {
 		return scan(&tables)
 	})
 	if err == nil && tables == 0 {
 		err = errors.New("it is a database, but not a ledger of writ")
 	}
-	return errors.Join(err, e.disconnect())
+	return err
 }
 
 // check brings the tables up to date and compares them with what they have to be, and the end of the journal with the

@@ -11,10 +11,24 @@ import (
 
 const selectSchema = `SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL`
 
-// checkSchema refuses tables, indexes and triggers that are not those of the migrations: a trigger that somebody has
-// dropped, an index that is gone.
+// checkSchema refuses tables, indexes and triggers that are not those of the migrations which the file says it has had: a
+// trigger that somebody has dropped, an index that is gone.
 func checkSchema(ctx context.Context, in reader) error {
-	want, err := expectedSchema(ctx)
+	steps, err := migrations("sqlite")
+	if err != nil {
+		return err
+	}
+	var version int64
+	err = in.query(ctx, selectVersion, nil, func(scan func(...any) error) error { return scan(&version) })
+	switch {
+	case err != nil:
+		return err
+	case version < 1:
+		return errors.New("its tables are of no version: restore it from a backup")
+	case version > int64(len(steps)):
+		return tooNew(version, len(steps))
+	}
+	want, err := expectedSchema(ctx, steps[:version])
 	if err != nil {
 		return err
 	}
@@ -40,12 +54,8 @@ func checkSchema(ctx context.Context, in reader) error {
 	return nil
 }
 
-// expectedSchema runs all migrations in memory.
-func expectedSchema(ctx context.Context) (_ map[string]string, err error) {
-	steps, err := migrations("sqlite")
-	if err != nil {
-		return nil, err
-	}
+// expectedSchema runs migrations in memory.
+func expectedSchema(ctx context.Context, steps []migration) (_ map[string]string, err error) {
 	db, err := sql.Open("sqlite", "file::memory:")
 	if err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, version int64
 	value = append([]byte{}, value...) // the caller may reuse it before it is written
 	var held int64
 	ask := &statement{sql: selectHeld, args: []any{key}, dest: []any{&held}}
-	err := s.submit(ctx, "state "+key, ask, func() verdict {
+	err := s.submit(ctx, []string{"state " + key}, ask, func() verdict {
 		if held != version {
 			return refuse(fmt.Errorf("%w: version %d was read, it is %d now", ca.ErrConflict, version, held))
 		}

@@ -111,6 +111,40 @@ func testFind(t *testing.T, p place) {
 	}
 }
 
+// testFindOpen: intents that have no outcome, and no others.
+func testFindOpen(t *testing.T, stores []ca.Store) {
+	first, last := stores[0], stores[len(stores)-1]
+	open := map[int]bool{2: true, 11: true, 12: true, 19: true}
+	for n := range 20 {
+		must(t, first.Begin(t.Context(), intentOf(n)))
+		if !open[n] {
+			must(t, first.Finish(t.Context(), outcomeOf(n)))
+		}
+	}
+	for _, test := range []struct {
+		q    ca.Query
+		want []int
+	}{
+		{ca.Query{Open: true}, []int{19, 12, 11, 2}},
+		{ca.Query{Open: true, Limit: 1}, []int{19, 12, 11, 2}},
+		{ca.Query{Open: true, Before: at(12)}, []int{11, 2}},
+		{ca.Query{Open: true, ID: intentOf(2).ID}, []int{12, 2}},
+		{ca.Query{Open: true, Issuer: intentOf(2).Issuer}, []int{12, 2}},
+		{ca.Query{Open: true, Serial: serialOf(3)}, nil},
+		{ca.Query{Open: true, LiveAt: epoch}, nil},
+	} {
+		if got := numbers(t, findAll(t, last, test.q)); !slices.Equal(got, test.want) {
+			t.Errorf("%+v: got %v, want %v", test.q, got, test.want)
+		}
+	}
+	for n := range open {
+		must(t, first.Finish(t.Context(), outcomeOf(n)))
+	}
+	if got := findAll(t, last, ca.Query{Open: true}); len(got) != 0 {
+		t.Errorf("%d open after all have ended", len(got))
+	}
+}
+
 // testFindPages: what is added between pages does not shift them.
 func testFindPages(t *testing.T, p place) {
 	s := p.open(t)

@@ -32,6 +32,7 @@ func suite(t *testing.T, fresh func(t *testing.T) place) {
 		{"Find", testFind},
 		{"FindPages", testFindPages},
 		{"FindLive", testFindLive},
+		{"FindOpen", func(t *testing.T, p place) { testFindOpen(t, several(t, p)) }},
 		{"FindShowsRevocation", testFindShowsRevocation},
 		{"FindRefuses", testFindRefuses},
 		{"Tokens", testTokens},
@@ -41,11 +42,17 @@ func suite(t *testing.T, fresh func(t *testing.T) place) {
 		{"RevocationRefuses", testRevocationRefuses},
 		{"State", testState},
 		{"StateOneWins", testStateOneWins},
-		{"Events", testEvents},
+		{"Events", func(t *testing.T, p place) {
+			s := p.open(t)
+			testEvents(t, []ca.Store{s})
+			verify(t, s, 31)
+		}},
 		{"EventRefuses", testEventRefuses},
 		{"Everything", testEverything},
 		{"Neighbours", testNeighbours},
 		{"SameSerialAtOnce", testSameSerialAtOnce},
+		{"KeyOwner", func(t *testing.T, p place) { testKeyOwner(t, several(t, p)) }},
+		{"KeyOwnerAtOnce", func(t *testing.T, p place) { testKeyOwnerAtOnce(t, several(t, p)) }},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},
 		{"ClockBack", testClockBack},
@@ -401,8 +408,8 @@ func testStateOneWins(t *testing.T, p place) {
 	verify(t, stores[0], 1+5)
 }
 
-func testEvents(t *testing.T, p place) {
-	s := p.open(t)
+func testEvents(t *testing.T, stores []ca.Store) {
+	s := stores[0]
 	var want []ca.Event
 	for i := range 30 {
 		e := ca.Event{At: epoch.Add(time.Duration(i) * 7 * time.Minute), By: "unix:root", What: "token_created", Detail: fmt.Sprintf(`{"n": %d,  "s":"<&>"}`, i)}
@@ -439,7 +446,6 @@ func testEvents(t *testing.T, p place) {
 			t.Errorf("after %d, before %d, limit %d: %d events, %v\n%v", test.after, test.before, test.limit, len(got), err, got)
 		}
 	}
-	verify(t, s, 31)
 }
 
 func testEventRefuses(t *testing.T, p place) {

@@ -26,7 +26,7 @@ func (s *Store) PutToken(ctx context.Context, t ca.Token) error {
 	}
 	var seq int64
 	ask := &statement{sql: selectToken, args: []any{t.Hash[:]}, dest: []any{&seq}}
-	err := s.submit(ctx, "token "+string(t.Hash[:]), ask, func() verdict {
+	err := s.submit(ctx, []string{"token " + string(t.Hash[:])}, ask, func() verdict {
 		if ask.rows > 0 {
 			return refuse(fmt.Errorf("%w: it exists", ca.ErrConflict))
 		}
@@ -56,7 +56,7 @@ func (s *Store) TakeToken(ctx context.Context, hash [32]byte, now time.Time) (ca
 	var body []byte
 	var token tokenBody
 	ask := &statement{sql: takeToken, args: []any{hash[:]}, dest: []any{&body}}
-	err := s.submit(ctx, "token "+string(hash[:]), ask, func() verdict {
+	err := s.submit(ctx, []string{"token " + string(hash[:])}, ask, func() verdict {
 		unknown := fmt.Errorf("join token: %w", ca.ErrNotFound)
 		if ask.rows == 0 {
 			return verdict{miss: true, err: unknown}

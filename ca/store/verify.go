@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/writ-auth/writ/ca"
 )
@@ -12,6 +13,21 @@ const (
 	selectHash = `SELECT hash FROM journal WHERE seq = $1`
 )
 
+// Contents is what a ledger was found to hold.
+type Contents struct {
+	Schema       int64 // version of its tables
+	Records      int64 // of the journal
+	Certificates int64 // intents, whatever came of them
+	Outcomes     int64 // of those
+	Events       int64 // audited acts
+	Tokens       int64 // join tokens that nobody has used yet
+	Revocations  int64 // of certificates, identities and keys, lifted ones and those that have run out included
+	Documents    int64 // of the authority's state: its keys, its roots, its CRLs
+
+	Last time.Time // when the last record was made, by the clock of the authority that made it
+	Head [32]byte  // hash of the last record, which the whole journal hangs on
+}
+
 // Verify checks all there is: the file, as far as the engine can; the chain, record by record, to its head; and every
 // table against the journal. It returns how many records were found good, so that the first bad one is the next. It
 // reads one snapshot, a page at a time, while others write.
@@ -20,7 +36,8 @@ func (s *Store) Verify(ctx context.Context) (records int64, err error) {
 		if err := s.engine.integrity(ctx, r); err != nil {
 			return err
 		}
-		records, err = verify(ctx, r)
+		found, err := verify(ctx, r)
+		records = found.Records
 		return err
 	})
 	if ctx.Err() != nil {
@@ -32,10 +49,11 @@ func (s *Store) Verify(ctx context.Context) (records int64, err error) {
 	return records, nil
 }
 
-func verify(ctx context.Context, r reader) (int64, error) {
+// verify returns what there is, or how many records were found good before the first that is not.
+func verify(ctx context.Context, r reader) (Contents, error) {
 	head, err := readHead(ctx, r)
 	if err != nil {
-		return 0, err
+		return Contents{}, err
 	}
 	var w walk
 	t := tables{reader: r}
@@ -43,16 +61,24 @@ func verify(ctx context.Context, r reader) (int64, error) {
 		from := w.seq
 		records, err := w.page(ctx, r, head.seq)
 		if err != nil {
-			return w.seq, err
+			return Contents{Records: w.seq}, err
 		}
 		if good, err := t.page(ctx, from, records); err != nil {
-			return good, err
+			return Contents{Records: good}, err
 		}
+		head.at = records[len(records)-1].at
 	}
 	if w.hash != head.hash {
-		return w.seq - 1, fmt.Errorf("record %d of the journal is not the one that its head names", head.seq)
+		return Contents{Records: w.seq - 1}, fmt.Errorf("record %d of the journal is not the one that its head names", head.seq)
 	}
-	return w.seq, t.end(ctx, head.seq)
+	if err := t.end(ctx, head.seq); err != nil {
+		return Contents{Records: w.seq}, err
+	}
+	found := Contents{
+		Records: w.seq, Certificates: t.certificates, Outcomes: t.outcomes, Events: t.events, Tokens: t.tokens,
+		Revocations: t.revocations, Documents: t.states, Last: time.UnixMicro(head.at).UTC(), Head: head.hash,
+	}
+	return found, r.query(ctx, selectVersion, nil, func(scan func(...any) error) error { return scan(&found.Schema) })
 }
 
 // walk goes along the chain, a page at a time.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 
 // member is one change that waits to be written, on its own or with others in a group.
 type member struct {
-	key    string         // what it touches; no two members of a group touch the same
+	keys   []string       // what it touches; no two members of a group touch the same
 	ask    *statement     // runs first: reads what decides, or decides by writing
 	settle func() verdict // judges what ask found
 
@@ -41,11 +42,11 @@ func refuse(err error) verdict { return verdict{err: err} }
 
 // submit queues a change and waits until it is on disk. It returns early when ctx ends: the change is then called off,
 // or, if the writer has it already, of unknown outcome.
-func (s *Store) submit(ctx context.Context, key string, ask *statement, settle func() verdict) error {
+func (s *Store) submit(ctx context.Context, keys []string, ask *statement, settle func() verdict) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ca.ErrUnavailable, err)
 	}
-	m := &member{key: key, ask: ask, settle: settle, done: make(chan error, 1)}
+	m := &member{keys: keys, ask: ask, settle: settle, done: make(chan error, 1)}
 	if err := s.enqueue(m); err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func (s *Store) enqueue(m *member) error {
 		return nil
 	default:
 		s.stats.refused.Add(1)
-		return fmt.Errorf("%w: %d changes wait already", ca.ErrUnavailable, cap(s.queue))
+		return fmt.Errorf("%w: %w, %d of them", ca.ErrUnavailable, ca.ErrOverloaded, cap(s.queue))
 	}
 }
 
@@ -100,14 +101,18 @@ func (s *Store) serve() {
 // are held for the next group, as many as may wait; they do not take the place of others. No member comes back when the
 // store is closed and nothing is left.
 func (s *Store) gather(held []*member) (group, later []*member) {
-	keys := make(map[string]bool, len(held))
+	touched := make(map[string]bool, len(held))
 	add := func(m *member) {
-		switch {
-		case m.key != "" && keys[m.key]:
+		if slices.ContainsFunc(m.keys, func(key string) bool { return touched[key] }) {
 			later = append(later, m)
-		case m.state.CompareAndSwap(waiting, taken):
-			keys[m.key] = true
+		} else if m.state.CompareAndSwap(waiting, taken) {
 			group = append(group, m)
+		} else {
+			return // called off
+		}
+		// What waits for the next group goes before what comes after it.
+		for _, key := range m.keys {
+			touched[key] = true
 		}
 	}
 	for _, m := range held {

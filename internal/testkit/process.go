@@ -32,9 +32,14 @@ type Process struct {
 // The child is killed when this program dies (Linux), and its group when it is stopped. The thread that starts it has
 // to live as long as the child does: Linux takes the death of that thread for the death of the parent.
 func StartProcess(name, path string, args []string, tee io.Writer) (*Process, error) {
-	p := &Process{Name: name, Output: newOutput(), done: make(chan struct{})}
-	p.cmd = exec.Command(path, args...)
-	p.cmd.SysProcAttr = childAttributes()
+	cmd := exec.Command(path, args...)
+	cmd.SysProcAttr = childAttributes()
+	return start(name, cmd, tee)
+}
+
+// start runs a command that has [childAttributes].
+func start(name string, cmd *exec.Cmd, tee io.Writer) (*Process, error) {
+	p := &Process{Name: name, Output: newOutput(), cmd: cmd, done: make(chan struct{})}
 	var out io.Writer = p.Output
 	if tee != nil {
 		out = io.MultiWriter(p.Output, tee)

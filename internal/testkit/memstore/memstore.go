@@ -103,6 +103,9 @@ func (s *Store) Begin(ctx context.Context, i ca.Intent) error {
 			s.tb.Errorf("ledger: serial number %s is used twice", i.Serial)
 			return ca.ErrSerialExists
 		}
+		if same := s.byKey[i.KeyHash]; len(same) > 0 && s.entries[same[len(same)-1]].ID != i.ID {
+			return fmt.Errorf("%w: key %x", ca.ErrKeyInUse, i.KeyHash)
+		}
 		s.bySerial[i.Serial] = len(s.entries)
 		s.byKey[i.KeyHash] = append(s.byKey[i.KeyHash], len(s.entries))
 		s.entries = append(s.entries, &ca.Entry{Intent: i, State: ca.StateIntended})
@@ -119,7 +122,9 @@ func (s *Store) Finish(ctx context.Context, o ca.Outcome) error {
 			s.tb.Errorf("ledger: outcome of %s without intent", o.Serial)
 			return ca.ErrNotFound
 		case s.entries[n].State != ca.StateIntended:
-			s.tb.Errorf("ledger: second outcome of %s", o.Serial)
+			if s.entries[n].State == ca.StateIssued && o.Failure == "" { // a failure may be what a sweep makes of a loose end
+				s.tb.Errorf("ledger: second certificate with the serial number %s", o.Serial)
+			}
 			return ca.ErrConflict
 		case (len(o.Certificate) == 0) == (o.Failure == ""):
 			s.tb.Errorf("ledger: outcome of %s is neither certificate nor failure", o.Serial)
@@ -232,6 +237,7 @@ func matches(e ca.Entry, q ca.Query) bool {
 	return (q.ID.IsZero() || e.ID == q.ID) && (q.Caller == "" || e.Caller == q.Caller) && (q.Issuer == "" || e.Issuer == q.Issuer) &&
 		(q.KeyHash == [32]byte{} || e.KeyHash == q.KeyHash) &&
 		(q.After.IsZero() || !e.At.Before(q.After)) && (q.Before.IsZero() || e.At.Before(q.Before)) &&
+		(!q.Open || e.State == ca.StateIntended) &&
 		(q.LiveAt.IsZero() || e.State == ca.StateIssued && e.NotAfter.After(q.LiveAt) && (e.Revoked == nil || e.Revoked.At.After(q.LiveAt)))
 }
 
@@ -363,6 +369,28 @@ func (s *Store) Forget(key string) {
 	delete(s.state, key)
 }
 
+// Snapshot is a backup: the function that it returns puts everything back as it is now, once.
+func (s *Store) Snapshot() (restore func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := New(s.tb)
+	for _, e := range s.entries {
+		copied := *e
+		old.entries = append(old.entries, &copied)
+	}
+	for key, list := range s.byKey {
+		old.byKey[key] = slices.Clone(list)
+	}
+	old.bySerial, old.tokens, old.grants, old.state = maps.Clone(s.bySerial), maps.Clone(s.tokens), maps.Clone(s.grants), maps.Clone(s.state)
+	old.revoked, old.events = slices.Clone(s.revoked), slices.Clone(s.events)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.entries, s.bySerial, s.byKey, s.tokens, s.grants = old.entries, old.bySerial, old.byKey, old.tokens, old.grants
+		s.revoked, s.state, s.events = old.revoked, old.state, old.events
+	}
+}
+
 // Record adds to the audit.
 func (s *Store) Record(ctx context.Context, event ca.Event) error {
 	return s.do(ctx, "Record", func() error {
@@ -374,10 +402,16 @@ func (s *Store) Record(ctx context.Context, event ca.Event) error {
 	})
 }
 
-// Events lists the audit.
+// Events lists the audit, newest first.
 func (s *Store) Events(ctx context.Context, after, before time.Time, limit int) (list []ca.Event, err error) {
 	err = s.do(ctx, "Events", func() error {
-		for _, e := range s.events {
+		if limit == 0 {
+			limit = 100
+		}
+		if limit < 0 || limit > 1000 {
+			return fmt.Errorf("events: limit %d", limit)
+		}
+		for _, e := range slices.Backward(s.events) {
 			if !e.At.Before(after) && (before.IsZero() || e.At.Before(before)) && len(list) < limit {
 				list = append(list, e)
 			}

@@ -1,0 +1,2 @@
+-- The intents without an outcome: those of this moment, and what crashes have left.
+CREATE INDEX certificates_open ON certificates (state) WHERE state = 0;
