@@ -31,9 +31,10 @@ type Bundle struct {
 
 // Caller is who opened a stream, as far as it is proven.
 type Caller struct {
-	Peer    *unixpeer.Peer // of a Unix socket; nil on any other
-	ID      spiffeid.ID    // of a verified client certificate; zero if there is none
-	Address string         // for logs: the remote address, or unix:PID
+	Peer     *unixpeer.Peer // of a Unix socket; nil on any other
+	ID       spiffeid.ID    // of a verified client certificate; zero if there is none
+	NotAfter time.Time      // when that certificate ends; zero if there is none
+	Address  string         // for logs: the remote address, or unix:PID
 }
 
 // Entitlement is what a caller may have at one moment.

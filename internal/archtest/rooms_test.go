@@ -46,11 +46,13 @@ func rooms() map[string][]string {
 		"cmd/writ": {anything},
 		"deploy":   {},
 
-		"test/bench":       {anything},
-		"test/bench/check": {anything},
-		"test/coffeeshop":  {anything},
-		"test/conformance": {anything},
-		"test/e2e":         {anything},
+		"test/bench":        {anything},
+		"test/bench/check":  {anything},
+		"test/bench/custom": {anything},
+		"test/bench/sds":    {anything},
+		"test/coffeeshop":   {anything},
+		"test/conformance":  {anything},
+		"test/e2e":          {anything},
 	}
 }
 

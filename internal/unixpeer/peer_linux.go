@@ -45,30 +45,49 @@ func of(fd int) (*Peer, error) {
 	}
 	p := &Peer{PID: int(credentials.Pid), UID: credentials.Uid, GID: credentials.Gid, proc: proc}
 	if p.started, err = p.startTime(); err == nil {
-		err = stillThere(fd)
+		p.handle, err = handleOf(fd)
+	}
+	if err == nil {
+		// It runs: so the directory that was opened by its number is its own.
+		err = p.Check()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("process %d: %w", p.PID, err), proc.Close())
+		return nil, errors.Join(fmt.Errorf("process %d: %w", p.PID, err), p.Close())
 	}
 	return p, nil
 }
 
-// stillThere asks by a handle of the process, not by its number, whether it runs: if so, the directory that was opened by
-// its number is its own. Kernels before 6.5 have no such handle, and the directory is taken as it is.
-func stillThere(fd int) error {
+// handleOf asks for a handle of the process at the other end. Kernels before 6.5 have none.
+func handleOf(fd int) (*os.File, error) {
 	handle, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	switch {
 	case errors.Is(err, unix.ENOPROTOOPT):
-		return nil
+		return nil, nil
 	case err != nil:
-		return err
+		return nil, err
 	}
-	defer unix.Close(handle)
-	ended, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, 0)
+	return os.NewFile(uintptr(handle), "pidfd"), nil
+}
+
+// running asks by the handle, not by the number, whether the process runs: its handle is readable once it has ended.
+func (p *Peer) running() error {
+	raw, err := p.handle.SyscallConn()
 	if err != nil {
 		return err
 	}
-	if ended > 0 {
+	var ended int
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		for {
+			if ended, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); !errors.Is(failed, unix.EINTR) {
+				return
+			}
+		}
+	})
+	switch {
+	case err != nil || failed != nil:
+		return errors.Join(err, failed)
+	case ended > 0:
 		return errors.New("it has ended")
 	}
 	return nil

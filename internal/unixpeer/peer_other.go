@@ -11,3 +11,5 @@ import (
 func Of(net.Conn) (*Peer, error) {
 	return nil, errors.New("peer credentials: supported on Linux only")
 }
+
+func (*Peer) running() error { return errors.ErrUnsupported }
