@@ -12,8 +12,11 @@ import (
 	"net/http"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/writ-auth/writ/ca/store"
 )
 
 const maxAdminAnswer = 64 << 20
@@ -55,6 +58,9 @@ func (c *cli) control(ctx context.Context, cmd *cobra.Command, f *whereFlags) (*
 	}
 	state, err := openCAState(ctx, cfg, c.env, slog.New(slog.DiscardHandler), false)
 	if err != nil {
+		if where, ok := started(ctx, cfg, err); ok {
+			return &control{transport: unixTransport(where), where: where.String()}, nil
+		}
 		return nil, notRunning(cfg, err)
 	}
 	return &control{transport: inProcess{state.offline(state.load(ctx))}, where: f.config, state: state}, nil
@@ -84,6 +90,31 @@ func running(cfg *config) (address, bool) {
 		_ = conn.Close()
 	}
 	return where, !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// startPatience is how long a command waits for an authority that is being started beside it.
+const startPatience = 3 * time.Second
+
+// started waits for the admin socket of an authority that may be just starting: it has the state open, or there is none
+// because it is about to make it.
+func started(ctx context.Context, cfg *config, err error) (address, bool) {
+	if cfg.Admin == "" || !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, store.ErrNone) {
+		return address{}, false
+	}
+	patience := time.NewTimer(startPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return address{}, false
+		case <-patience.C:
+			return address{}, false
+		case <-time.After(startPatience / 60):
+		}
+		if where, ok := running(cfg); ok {
+			return where, true
+		}
+	}
 }
 
 // notRunning adds what to do when another process has the state open and cannot be asked.

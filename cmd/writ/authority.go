@@ -38,9 +38,11 @@ type authority struct {
 	certs     *certificates // nil without TLS
 	sources   *jwt.Sources  // of keys; nil if tokens are not verified here
 	cache     *jwt.Cache    // of verified tokens; nil without one
+	providers *providers    // that CUSTOM policies may ask; nil without checks
 	metrics   *telemetry.Metrics
 	decisions *telemetry.DecisionLog
 	issuing   *issuing         // nil without a certificate authority
+	local     *node            // agent of this machine's workloads; nil without one
 	listening []listenerStatus // set before anything runs
 
 	loading sync.Mutex // one load at a time
@@ -75,11 +77,11 @@ func newAuthority(ctx context.Context, cfg *config, log *slog.Logger, decisions 
 	if cfg.Authz == nil {
 		return a, nil
 	}
-	return a, a.newChecks()
+	return a, a.newChecks(ctx)
 }
 
 // newChecks prepares the server that answers checks.
-func (a *authority) newChecks() error {
+func (a *authority) newChecks(ctx context.Context) error {
 	cfg := a.config
 	var serverTLS *tls.Config
 	if cfg.Authz.TLS != nil {
@@ -93,7 +95,12 @@ func (a *authority) newChecks() error {
 	if err != nil {
 		return invalidf("authz.jwks: %w", err)
 	}
-	engine := &authz.Engine{Tokens: tokens}
+	if a.providers, err = newProviders(cfg.Authz, a.log); err != nil {
+		return invalidf("%w", err)
+	}
+	a.metrics.WatchCustom(a.providers.sources())
+	a.providers.loadLocal(ctx)
+	engine := &authz.Engine{Tokens: tokens, Providers: a.providers.table}
 	if a.issuing != nil {
 		engine.Revoked = denyList{a.issuing.authority.Deny()}
 	}
@@ -130,6 +137,9 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	if a.sources != nil {
 		back.Go(func() error { return a.sources.Run(backCtx) })
 	}
+	if a.providers != nil {
+		a.providers.run(backCtx, back)
+	}
 	if l.diagnostics != nil {
 		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.diagnostics, a.diagnostics())) })
 	}
@@ -154,6 +164,12 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	}
 	if a.issuing != nil {
 		front.Go(func() error { return a.issuing.server.Serve(frontCtx, l.ca) })
+		if a.issuing.endpoint != nil {
+			front.Go(func() error { return a.issuing.endpoint.serve(frontCtx, l.bundle) })
+		}
+	}
+	if a.local != nil {
+		front.Go(func() error { return a.local.runLocal(frontCtx, &agentListeners{sds: l.sds}) })
 	}
 	front.Go(func() error { return a.hangups(frontCtx) })
 	front.Go(func() error { return a.sayDraining(frontCtx) })
@@ -178,7 +194,7 @@ func (a *authority) announce(l *listeners) {
 		name     string
 		listener net.Listener
 		tls      bool
-	}{{"authz", l.authz, a.certs != nil}, {"ca", l.ca, true}, {"admin", l.admin, false}, {"diagnostics", l.diagnostics, false}} {
+	}{{"authz", l.authz, a.certs != nil}, {"ca", l.ca, true}, {"bundle endpoint", l.bundle, true}, {"sds", l.sds, false}, {"admin", l.admin, false}, {"diagnostics", l.diagnostics, false}} {
 		if open.listener == nil {
 			continue
 		}
@@ -189,6 +205,9 @@ func (a *authority) announce(l *listeners) {
 	}
 	if a.certs != nil && a.config.Authz.TLS.ClientCA == "" {
 		a.log.Warn("authz.tls.client_ca is not set: whoever reaches the port may ask for decisions")
+	}
+	if a.providers != nil {
+		a.providers.announce(a.log)
 	}
 	attrs := []any{"version", a.build.Version, "trust_domain", a.config.TrustDomain}
 	if c := a.config.Authz; c != nil {
@@ -206,6 +225,7 @@ func (a *authority) load(trigger string) {
 		return
 	}
 	a.reload(trigger)
+	a.providers.reload()
 	if a.store.Load() != nil {
 		a.checks.SetReady(true)
 	}
@@ -249,11 +269,10 @@ func (a *authority) hangups(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			a.renewCertificates()
-			a.reloadPlugged(ctx, "authority:watch", false)
 		case <-hup:
 			a.decisions.Reopen()
 			a.renewCertificates()
-			a.reloadPlugged(ctx, "authority:SIGHUP", true)
+			a.reloadPlugged(ctx, "authority:SIGHUP")
 			a.load("SIGHUP")
 		}
 	}
@@ -272,9 +291,9 @@ func (a *authority) renewCertificates() {
 }
 
 // reloadPlugged has a plugged-in certificate authority read its files again; what is wrong with them is logged and shown.
-func (a *authority) reloadPlugged(ctx context.Context, by string, demanded bool) {
+func (a *authority) reloadPlugged(ctx context.Context, by string) {
 	if a.issuing != nil {
-		_ = a.issuing.reload(ctx, by, demanded)
+		_ = a.issuing.reload(ctx, by, true)
 	}
 }
 

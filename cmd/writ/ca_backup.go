@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,14 +41,12 @@ func (c *cli) caBackup() *cobra.Command {
 		if err := absolute(&request.Path); err != nil {
 			return err
 		}
-		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
-			var r backupResponse
-			if err := o.post(ctx, "/ca/backup", request, &r); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintf(c.out, "backup written and verified: %s\n", printable(r.Path))
+		r, err := askAuthority[backupResponse](c, cmd, where, "/ca/backup", request)
+		if err != nil {
 			return err
-		})
+		}
+		_, err = fmt.Fprintf(c.out, "backup written and verified: %s\n", printable(r.Path))
+		return err
 	}
 	return cmd
 }
@@ -82,6 +83,9 @@ func restoreState(ctx context.Context, cfg *config, backup string, replace bool)
 	log := slog.New(slog.DiscardHandler)
 	p := cfg.postgres()
 	if p == nil {
+		if _, err := os.Lstat(cfg.ledger()); err == nil && !replace {
+			return fmt.Errorf("%s: there is a ledger already: --replace sets it aside, once the authority is stopped", cfg.ledger())
+		}
 		return store.RestoreSQLite(ctx, backup, store.SQLiteConfig{Path: cfg.ledger(), Logger: log}, replace)
 	}
 	dsn, err := readSecret("store.postgres.dsn_file", p.DSNFile)
@@ -94,33 +98,70 @@ func restoreState(ctx context.Context, cfg *config, backup string, replace bool)
 func (c *cli) caVerify() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Check the whole ledger: the hash chain, and every table against it",
+		Short: "Check the whole ledger, or a backup: the hash chain, and every table against it",
 		Long: "verify walks the chain from the first record to the last and compares every table with it. It takes a while for a\n" +
-			"long ledger, and the authority goes on meanwhile.\n\nExit codes: 0 it holds, 2 it is broken, 1 it cannot be read.",
-		Args: cobra.NoArgs,
+			"long ledger, and the authority goes on meanwhile. With --file it checks a backup where it is, without an authority and\n" +
+			"without changing it, as restore would.\n\nExit codes: 0 it holds, 2 it is broken, 1 it cannot be read.",
+		Example: "  writ ca verify -c writ.yaml\n  writ ca verify --file /var/backups/writ-2026-08-01.db",
+		Args:    cobra.NoArgs,
 	}
 	where := &whereFlags{}
 	where.flags(cmd)
+	file := cmd.Flags().String("file", "", "check this `backup` instead of an authority's ledger")
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
-			var r caserver.VerifyResponse
-			if err := o.post(ctx, "/ca/verify", struct{}{}, &r); err != nil {
-				return err
-			}
-			if err := c.writeVerified(out, &r); err != nil {
-				return err
-			}
-			if r.Broken != "" {
-				return exitWith(exitNo)
-			}
-			return nil
-		})
+		r, err := c.verifyLedger(cmd, where, *file)
+		if err != nil {
+			return err
+		}
+		if err := c.writeVerified(out, &r); err != nil {
+			return err
+		}
+		if r.Broken != "" {
+			return exitWith(exitNo)
+		}
+		return nil
 	}
 	return cmd
 }
 
-func (c *cli) writeVerified(out *format, r *caserver.VerifyResponse) error {
+// verified is the answer of verify.
+type verified struct {
+	caserver.VerifyResponse
+	Backup *backupContents `json:"backup,omitempty"` // what is in a backup that holds
+}
+
+// backupContents tells one backup from another.
+type backupContents struct {
+	Certificates int64     `json:"certificates"`
+	Revocations  int64     `json:"revocations"`
+	Tokens       int64     `json:"tokens"` // join tokens that nobody has used yet
+	Last         time.Time `json:"last"`   // when the last record was made
+	Head         string    `json:"head"`   // hash of the last record
+}
+
+func (c *cli) verifyLedger(cmd *cobra.Command, where *whereFlags, file string) (verified, error) {
+	if file == "" {
+		r, err := askAuthority[caserver.VerifyResponse](c, cmd, where, "/ca/verify", struct{}{})
+		return verified{VerifyResponse: r}, err
+	}
+	if _, err := os.Stat(file); err != nil {
+		return verified{}, fmt.Errorf("ca verify: --file: %w", err)
+	}
+	found, err := store.VerifyBackup(cmd.Context(), file)
+	switch {
+	case cmd.Context().Err() != nil:
+		return verified{}, cmd.Context().Err()
+	case err != nil:
+		return verified{VerifyResponse: caserver.VerifyResponse{Records: found.Records, Broken: err.Error()}}, nil
+	}
+	return verified{caserver.VerifyResponse{Records: found.Records}, &backupContents{
+		Certificates: found.Certificates, Revocations: found.Revocations, Tokens: found.Tokens,
+		Last: found.Last.UTC(), Head: hex.EncodeToString(found.Head[:]),
+	}}, nil
+}
+
+func (c *cli) writeVerified(out *format, r *verified) error {
 	if out.value != "text" {
 		return out.encode(c.out, r)
 	}
@@ -130,6 +171,10 @@ func (c *cli) writeVerified(out *format, r *caserver.VerifyResponse) error {
 		return err
 	}
 	_, err := fmt.Fprintf(c.out, "%s the chain of %s and all tables\n", colours.green("VERIFIED"), plural(int(r.Records), "record"))
+	if b := r.Backup; b != nil && err == nil {
+		_, err = fmt.Fprintf(c.out, "  %s, %s, %s; the last record is of %s\n", plural(int(b.Certificates), "certificate"),
+			plural(int(b.Revocations), "revocation"), plural(int(b.Tokens), "unused token"), b.Last.Format(time.RFC3339))
+	}
 	return err
 }
 

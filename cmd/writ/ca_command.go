@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-auth/writ/ca"
 	"github.com/writ-auth/writ/ca/caserver"
 	"github.com/writ-auth/writ/internal/spiffeid"
 )
@@ -37,6 +40,17 @@ func (c *cli) withControl(cmd *cobra.Command, where *whereFlags, f func(context.
 	}
 	defer func() { err = errors.Join(err, o.close()) }()
 	return f(cmd.Context(), o)
+}
+
+// askAuthority gets one answer of the authority: by GET, or by POST if there is a question.
+func askAuthority[A any](c *cli, cmd *cobra.Command, where *whereFlags, path string, question any) (answer A, err error) {
+	err = c.withControl(cmd, where, func(ctx context.Context, o *control) error {
+		if question == nil {
+			return o.get(ctx, path, &answer)
+		}
+		return o.post(ctx, path, question, &answer)
+	})
+	return answer, err
 }
 
 func (c *cli) caInit() *cobra.Command {
@@ -100,22 +114,20 @@ func (c *cli) caShow() *cobra.Command {
 	where.flags(cmd)
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
-			var r caReport
-			if err := o.get(ctx, "/ca", &r); err != nil {
-				return err
-			}
-			if out.value != "text" {
-				return out.encode(c.out, r)
-			}
-			sw := &statusWriter{colours: c.colours(c.out), now: time.Now()}
-			for _, w := range r.warnings() {
-				fmt.Fprintf(&sw.b, "%s %s\n", sw.colours.yellow("!"), printable(w))
-			}
-			sw.certificates(&r)
-			_, err := io.WriteString(c.out, strings.TrimPrefix(sw.b.String(), "\n"))
+		r, err := askAuthority[caReport](c, cmd, where, "/ca", nil)
+		if err != nil {
 			return err
-		})
+		}
+		if out.value != "text" {
+			return out.encode(c.out, r)
+		}
+		sw := &statusWriter{colours: c.colours(c.out), now: time.Now()}
+		for _, w := range r.warnings() {
+			fmt.Fprintf(&sw.b, "%s %s\n", sw.colours.yellow("!"), printable(w))
+		}
+		sw.certificates(&r)
+		_, err = io.WriteString(c.out, strings.TrimPrefix(sw.b.String(), "\n"))
+		return err
 	}
 	return cmd
 }
@@ -136,22 +148,21 @@ func (c *cli) caBundle() *cobra.Command {
 		if *shape != "pem" && *shape != "spiffe" {
 			return usagef("ca bundle: --format %q: want pem or spiffe%s", *shape, didYouMean(*shape, []string{"pem", "spiffe"}))
 		}
-		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
-			var r caserver.BundleResponse
-			if err := o.get(ctx, "/ca/bundle", &r); err != nil {
-				return err
-			}
-			text := r.PEM
-			if *shape == "spiffe" {
-				document, err := spiffeBundle(&r)
-				if err != nil {
-					return err
-				}
-				text = document
-			}
-			_, err := io.WriteString(c.out, text)
+		r, err := askAuthority[caserver.BundleResponse](c, cmd, where, "/ca/bundle", nil)
+		if err != nil {
 			return err
-		})
+		}
+		if *shape == "pem" {
+			_, err = io.WriteString(c.out, r.PEM)
+			return err
+		}
+		var text bytes.Buffer
+		if err := json.Indent(&text, r.SPIFFE, "", "  "); err != nil {
+			return fmt.Errorf("the authority's answer: %w", err)
+		}
+		text.WriteByte('\n')
+		_, err = text.WriteTo(c.out)
+		return err
 	}
 	return cmd
 }
@@ -189,12 +200,15 @@ func (c *cli) caRevoke() *cobra.Command {
 	where, subject := &whereFlags{}, &subjectFlags{}
 	where.flags(cmd)
 	subject.flags(cmd)
-	reason := cmd.Flags().String("reason", "unspecified", "why, a `name` of RFC 5280: keyCompromise, affiliationChanged, superseded, cessationOfOperation, privilegeWithdrawn, unspecified")
+	reason := cmd.Flags().String("reason", "unspecified", "why, a `name` of RFC 5280: "+strings.Join(ca.RevocationReasons(), ", "))
 	lift := cmd.Flags().Bool("lift", false, "lift the revocation of an identity or a key")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		id, err := subject.spiffeID()
 		if err != nil {
 			return err
+		}
+		if err := ca.CheckReason(*reason); err != nil {
+			return usagef("ca revoke: --%w%s", err, didYouMean(*reason, ca.RevocationReasons()))
 		}
 		request := caserver.RevokeRequest{Serial: subject.serial, ID: id, Key: strings.ToLower(subject.key), Reason: *reason}
 		path, done := "/ca/revoke", "revoked"
@@ -202,13 +216,11 @@ func (c *cli) caRevoke() *cobra.Command {
 			request.Reason = ""
 			path, done = "/ca/unrevoke", "no longer revoked"
 		}
-		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
-			if err := o.post(ctx, path, request, &struct{}{}); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintf(c.out, "%s %s\n", describeSubject(subject), done)
+		if _, err := askAuthority[struct{}](c, cmd, where, path, request); err != nil {
 			return err
-		})
+		}
+		_, err = fmt.Fprintf(c.out, "%s %s\n", describeSubject(subject), done)
+		return err
 	}
 	return cmd
 }

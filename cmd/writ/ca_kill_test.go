@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -14,43 +16,76 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	securityv1 "istio.io/api/security/v1alpha1"
+
+	"github.com/writ-auth/writ/ca"
 )
+
+// kills is how often the authority is killed: 5 times, twice with -short, or what WRIT_KILLS says (make drill-kill).
+func kills(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("WRIT_KILLS")
+	switch {
+	case text == "" && testing.Short():
+		return 2
+	case text == "":
+		return 5
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 1000 { // what follows lists all certificates of all rounds, up to maxListed
+		t.Fatalf("WRIT_KILLS=%q: want a number of kills, 1 to 1000", text)
+	}
+	return n
+}
 
 // TestKillNine kills the authority while it issues, again and again: nothing that was acknowledged is missing, no serial
 // number is given twice, and the chain holds.
 func TestKillNine(t *testing.T) {
 	t.Parallel()
-	rounds := 5
-	if testing.Short() {
-		rounds = 2
-	}
+	rounds := kills(t)
 	p := serveCA(t, caOnly, nil)
 	p.join("order", orderID)
+	started := time.Now()
 	acknowledged := map[string]bool{}
 	for round := range rounds {
-		for serial := range p.issueAndKill(20 + 40*round) { // at another moment each time
+		began := time.Now()
+		serials := p.issueAndKill(20 + 37*round%60) // at another moment each time
+		for serial := range serials {
 			if acknowledged[serial] {
 				t.Errorf("serial number %s was given twice", serial)
 			}
 			acknowledged[serial] = true
 		}
-		command(t, p.dir, 0, "ca", "verify", "-c", "writ.yaml")
+		if round%20 == 0 {
+			command(t, p.dir, 0, "ca", "verify", "-c", "writ.yaml")
+		}
 		p = serve(t, p.dir)
 		p.ready()
-	}
-	issued := map[string]bool{}
-	for _, e := range p.list("--id", orderID) {
-		if _, twice := issued[e.Serial]; twice {
-			t.Errorf("serial number %s is in the ledger twice", e.Serial)
+		p.hasIssued(serials, "--after", began.Format(time.RFC3339Nano))
+		if t.Failed() {
+			t.Fatalf("round %d of %d", round+1, rounds)
 		}
-		issued[e.Serial] = e.State == "issued"
+	}
+	p.hasIssued(acknowledged)
+	p.stop()
+	command(t, p.dir, 0, "ca", "verify", "-c", "writ.yaml")
+	t.Logf("%d kills in %v, %d certificates acknowledged, none lost, none given twice", rounds, time.Since(started).Round(time.Second), len(acknowledged))
+}
+
+// hasIssued holds the ledger, or the part of it that the flags select, to what was acknowledged.
+func (p *authorityProcess) hasIssued(acknowledged map[string]bool, flags ...string) {
+	p.t.Helper()
+	issued := map[string]bool{}
+	for _, e := range p.list(append([]string{"--id", orderID, "--limit", strconv.Itoa(maxListed)}, flags...)...) {
+		if _, twice := issued[e.Serial]; twice {
+			p.t.Errorf("serial number %s is in the ledger twice", e.Serial)
+		}
+		issued[e.Serial] = e.State == ca.StateIssued
 	}
 	for serial := range acknowledged {
 		if !issued[serial] {
-			t.Errorf("%s was acknowledged and is not in the ledger", serial)
+			p.t.Errorf("%s was acknowledged and is not in the ledger", serial)
 		}
 	}
-	p.stop()
 }
 
 // issueAndKill has eight clients get certificates, kills the authority once some have been acknowledged, and returns all

@@ -6,17 +6,18 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/writ-auth/writ/ca"
 	"github.com/writ-auth/writ/internal/testkit"
 )
 
@@ -47,30 +48,47 @@ func (u *upstream) template(name string) *x509.Certificate {
 // issuer is a new signing certificate, as the files of a kubernetes.io/tls secret.
 func (u *upstream) issuer(name string) map[string]string {
 	u.t.Helper()
-	key := newECDSA(u.t, elliptic.P256())
+	return u.issuerOf(name, newECDSA(u.t, elliptic.P256()))
+}
+
+// issuerOf is a signing certificate for a key.
+func (u *upstream) issuerOf(name string, key *ecdsa.PrivateKey) map[string]string {
+	u.t.Helper()
 	cert := sign(u.t, u.template(name), u.root, key.Public(), u.key)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		u.t.Fatal(err)
 	}
-	text := func(kind string, der []byte) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	return map[string]string{
+		"ca/tls.crt": pemOf("CERTIFICATE", cert.Raw), "ca/tls.key": pemOf("PRIVATE KEY", der), "ca/ca.crt": pemOf("CERTIFICATE", u.root.Raw),
 	}
-	return map[string]string{"ca/tls.crt": text("CERTIFICATE", cert.Raw), "ca/tls.key": text("PRIVATE KEY", der), "ca/ca.crt": text("CERTIFICATE", u.root.Raw)}
 }
 
-// signer is the common name of what signs, and the alarms that are up.
-func (p *authorityProcess) signer() (name string, alarms []string) {
+// cacerts is a new signing certificate in Istio's layout.
+func (u *upstream) cacerts(name string) map[string]string {
+	u.t.Helper()
+	f := u.issuer(name)
+	return map[string]string{
+		"ca/ca-cert.pem": f["ca/tls.crt"], "ca/ca-key.pem": f["ca/tls.key"], "ca/root-cert.pem": f["ca/ca.crt"], "ca/cert-chain.pem": f["ca/tls.crt"] + f["ca/ca.crt"],
+	}
+}
+
+// signsWith is nil if certificates are signed by this subject and these alarms are up.
+func (p *authorityProcess) signsWith(name string, alarms ...ca.AlarmCode) error {
 	p.t.Helper()
 	out, _ := command(p.t, p.dir, 0, "ca", "show", "-c", "writ.yaml", "-o", "json")
 	var r caReport
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		p.t.Fatal(err)
 	}
+	var up []ca.AlarmCode
 	for _, a := range r.Alarms {
-		alarms = append(alarms, string(a.Code))
+		up = append(up, a.Code)
 	}
-	return r.Signer.Subject, alarms
+	if r.Signer.Subject != name || !slices.Equal(up, alarms) {
+		return fmt.Errorf("signs with %s, alarms %v", r.Signer.Subject, up)
+	}
+	return nil
 }
 
 // TestPluggedAuthority signs with somebody else's authority, takes new files up when told, and keeps the last good ones.
@@ -80,39 +98,142 @@ func TestPluggedAuthority(t *testing.T) {
 	config := strings.Replace(caOnly, `"127.0.0.1:0"`, `"127.0.0.1:0", plugged: {dir: ./ca}`, 1)
 	p := serveCA(t, config, u.issuer("first"))
 	p.join("order", orderID)
-	if name, alarms := p.signer(); name != "CN=first" || len(alarms) != 0 {
-		t.Errorf("signs with %s, alarms %v", name, alarms)
+	if err := p.signsWith("CN=first"); err != nil {
+		t.Error(err)
 	}
-	signsWith := func(want string, alarm bool) {
+	signsWith := func(want string, alarms ...ca.AlarmCode) {
 		t.Helper()
 		p.signal(syscall.SIGHUP)
-		p.eventually("signing with "+want, func() error {
-			if name, alarms := p.signer(); name != want || (len(alarms) > 0) != alarm {
-				return fmt.Errorf("signs with %s, alarms %v", name, alarms)
-			}
-			return nil
-		})
+		p.eventually("signing with "+want, func() error { return p.signsWith(want, alarms...) })
 	}
 	write(t, p.dir, u.issuer("second"))
-	signsWith("CN=second", false)
+	signsWith("CN=second")
 	p.renew(0, "order")
 
 	if err := os.Remove(filepath.Join(p.dir, "ca", "tls.key")); err != nil {
 		t.Fatal(err)
 	}
-	signsWith("CN=second", true)
+	signsWith("CN=second", ca.AlarmReload)
 	p.renew(0, "order")
 	if text, _ := command(t, p.dir, 0, "status", "-c", "writ.yaml"); !strings.Contains(text, "reload") || !strings.Contains(text, "plugged in") {
 		t.Errorf("status:\n%s", text)
 	}
 	// Another root would cut off whoever has a certificate.
 	write(t, p.dir, newUpstream(t).issuer("stranger"))
-	signsWith("CN=second", true)
+	signsWith("CN=second", ca.AlarmReload)
 	write(t, p.dir, u.issuer("third"))
-	signsWith("CN=third", false)
+	signsWith("CN=third")
 	command(t, p.dir, 1, "ca", "rotate", "prepare", "-c", "writ.yaml")
 	p.stop()
 	command(t, p.dir, 1, "ca", "init", "-c", "writ.yaml")
+}
+
+// TestValidatePlugged names what is wrong with key material without starting, or leaving, anything.
+func TestValidatePlugged(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	leaf := u.template("leaf")
+	leaf.IsCA, leaf.KeyUsage = false, x509.KeyUsageDigitalSignature
+	ended := u.template("ended")
+	ended.NotAfter = time.Now().Add(5 * time.Minute)
+	issued := func(template *x509.Certificate) map[string]string {
+		f := u.issuer("issuer")
+		key := newECDSA(t, elliptic.P256())
+		f["ca/tls.crt"] = pemOf("CERTIFICATE", sign(t, template, u.root, key.Public(), u.key).Raw)
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f["ca/tls.key"] = pemOf("PRIVATE KEY", der)
+		return f
+	}
+	without := func(f map[string]string, name string) map[string]string {
+		delete(f, name)
+		return f
+	}
+	with := func(f map[string]string, name, content string) map[string]string {
+		f[name] = content
+		return f
+	}
+	for name, tt := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"good":             {u.issuer("issuer"), ""},
+		"good, as cacerts": {u.cacerts("issuer"), ""},
+		"nothing":          {map[string]string{"ca/readme": ""}, "ca: no certificate authority: want ca-cert.pem"},
+		"a file missing":   {without(u.cacerts("issuer"), "ca/root-cert.pem"), "the Istio cacerts layout is incomplete, missing or unreadable: root-cert.pem"},
+		"another's key":    {with(u.issuer("issuer"), "ca/tls.key", u.issuer("other")["ca/tls.key"]), `the key is not that of the certificate "CN=issuer"`},
+		"another's root":   {with(u.issuer("issuer"), "ca/ca.crt", newUpstream(t).issuer("x")["ca/ca.crt"]), "does not lead to a root of the bundle"},
+		"no key at all":    {with(u.issuer("issuer"), "ca/tls.key", "secret"), "tls.key: no private key"},
+		"no CA":            {issued(leaf), "leaf"},
+		"soon over":        {issued(ended), "want 10m0s left"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tmp := t.TempDir()
+			dir := write(t, t.TempDir(), tt.files)
+			write(t, dir, map[string]string{"writ.yaml": "state: ./state\nca: {plugged: {dir: ./ca}}\n"})
+			validate := writ(t, "validate", "-c", "writ.yaml")
+			validate.Dir, validate.Env = dir, append(validate.Env, "TMPDIR="+tmp)
+			out, err := validate.CombinedOutput()
+			if (err == nil) != (tt.want == "") || !strings.Contains(string(out), tt.want) || err != nil && !strings.Contains(string(out), "writ.yaml: ca.plugged: ") {
+				t.Errorf("%v, want %q:\n%s", err, tt.want, out)
+			}
+			if strings.Contains(string(out), "secret") {
+				t.Errorf("it shows what the key file holds:\n%s", out)
+			}
+			_, err = os.Stat(filepath.Join(dir, "state"))
+			if left, _ := os.ReadDir(tmp); err == nil || len(left) > 0 {
+				t.Errorf("it left something behind: %v", left)
+			}
+		})
+	}
+}
+
+// TestPluggedFilesAreWatched: an authority that runs takes up new files in Istio's layout by itself, and keeps the last good
+// ones while what is there is no good, visibly.
+func TestPluggedFilesAreWatched(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	p := serveCA(t, strings.Replace(caOnly, `"127.0.0.1:0"`, `"127.0.0.1:0", plugged: {dir: ./ca}`, 1), u.cacerts("first"))
+	p.join("order", orderID)
+	p.issuedBy("order", "CN=first")
+	p.metric(`writ_ca_alarm{code="reload"} 0`)
+
+	write(t, p.dir, u.cacerts("second"))
+	p.eventually("signing with the second", func() error { return p.signsWith("CN=second") })
+	p.renew(0, "order")
+	p.issuedBy("order", "CN=second")
+
+	broken := u.cacerts("third")
+	broken["ca/ca-key.pem"] = u.cacerts("of another key")["ca/ca-key.pem"]
+	write(t, p.dir, broken)
+	p.eventually("an alarm", func() error { return p.signsWith("CN=second", ca.AlarmReload) })
+	p.metric(`writ_ca_alarm{code="reload"} 1`)
+	p.ready() // it issues as before
+	p.renew(0, "order")
+	p.issuedBy("order", "CN=second")
+	if text, _ := command(t, p.dir, 0, "status", "-c", "writ.yaml"); !strings.Contains(text, "certificates: reload: ") || !strings.Contains(text, "key") {
+		t.Errorf("status:\n%s", text)
+	}
+
+	write(t, p.dir, u.cacerts("fourth"))
+	p.eventually("signing with the fourth", func() error { return p.signsWith("CN=fourth") })
+	p.metric(`writ_ca_alarm{code="reload"} 0`)
+	if taken := strings.Count(p.logged(), "the plugged-in authority was read again"); taken != 2 {
+		t.Errorf("files were taken up %d times, want 2", taken)
+	}
+	p.stop()
+}
+
+// issuedBy holds the certificate in a directory to its issuer.
+func (p *authorityProcess) issuedBy(out, issuer string) {
+	p.t.Helper()
+	text, _ := command(p.t, p.dir, 0, "cert", out+"/cert.pem", "--bundle", out+"/bundle.pem")
+	if !strings.Contains(text, "signed by  "+issuer+",") {
+		p.t.Errorf("%s is not by %s:\n%s", out, issuer, text)
+	}
 }
 
 // TestServiceAccountToken lets Kubernetes' service accounts in by their tokens, and nobody else once that is configured.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -65,19 +64,17 @@ func (c *cli) caRotateStep(step, does string) *cobra.Command {
 		if err := absolute(&request.RootOut); err != nil {
 			return err
 		}
-		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
-			var r caserver.RotateResponse
-			if err := o.post(ctx, "/ca/rotate", request, &r); err != nil {
-				return err
-			}
-			if err := c.writeRotation(out, step, &r); err != nil {
-				return err
-			}
-			if r.Refused != nil {
-				return exitWith(exitNo)
-			}
-			return nil
-		})
+		r, err := askAuthority[caserver.RotateResponse](c, cmd, where, "/ca/rotate", request)
+		if err != nil {
+			return err
+		}
+		if err := c.writeRotation(out, step, &r); err != nil {
+			return err
+		}
+		if r.Refused != nil {
+			return exitWith(exitNo)
+		}
+		return nil
 	}
 	return cmd
 }
@@ -137,17 +134,15 @@ func (c *cli) caRotateIntermediate() *cobra.Command {
 		if err := absolute(&request.RootKey); err != nil {
 			return err
 		}
-		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
-			var r caserver.StatusResponse
-			if err := o.post(ctx, "/ca/intermediate", request, &r); err != nil {
-				return err
-			}
-			if out.value != "text" {
-				return out.encode(c.out, r)
-			}
-			_, err := fmt.Fprintln(c.out, "a new intermediate was made")
+		r, err := askAuthority[caserver.StatusResponse](c, cmd, where, "/ca/intermediate", request)
+		if err != nil {
 			return err
-		})
+		}
+		if out.value != "text" {
+			return out.encode(c.out, r)
+		}
+		_, err = fmt.Fprintln(c.out, "a new intermediate was made")
+		return err
 	}
 	return cmd
 }

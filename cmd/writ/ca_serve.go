@@ -3,10 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -19,12 +16,12 @@ import (
 	"github.com/writ-auth/writ/internal/spiffeid"
 	"github.com/writ-auth/writ/internal/telemetry"
 	"github.com/writ-auth/writ/jwt"
+	"github.com/writ-auth/writ/sds"
 )
 
 const (
-	bundleEvery    = time.Second // between looks at whether the bundle changed
-	serverIDPath   = "/writ/authority"
-	maxPluggedFile = 1 << 20
+	bundleEvery  = time.Second // between looks at whether the bundle changed
+	serverIDPath = "/writ/authority"
 )
 
 // issuing is the certificate authority of a running writ serve.
@@ -33,20 +30,21 @@ type issuing struct {
 	oidc   *attest.OIDC // nil if no tokens are accepted
 	server *caserver.Server
 
+	distribution *distribution
+	endpoint     *bundleEndpoint // nil unless switched on
+
 	metrics *caserver.Metrics
 
 	mu      sync.Mutex // guards what follows
 	answers map[caserver.Outcome]uint64
 
-	reloading  sync.Mutex        // guards what follows
-	plugged    [sha256.Size]byte // of the plugged-in authority's files that are in force
-	pluggedErr string            // of the last attempt to read others
+	plugged pluggedFiles
 }
 
 // newIssuing prepares to serve from a state that was loaded. It starts nothing.
 func newIssuing(ctx context.Context, cfg *config, metrics *telemetry.Metrics, state *caState) (*issuing, error) {
 	i := &issuing{caState: state, answers: map[caserver.Outcome]uint64{}}
-	if !state.encrypted() {
+	if !state.encrypted() && cfg.CA.Plugged == nil {
 		state.log.WarnContext(ctx, "private keys are kept without a passphrase: whoever reads the state or a backup of it has them; see ca.key_encryption")
 	}
 	attestor, err := i.attestor(metrics)
@@ -66,19 +64,30 @@ func newIssuing(ctx context.Context, cfg *config, metrics *telemetry.Metrics, st
 		return nil, err
 	}
 	limits := cfg.CA.Limits
+	if i.distribution, err = i.newDistribution(); err != nil {
+		return nil, err
+	}
 	i.server, err = caserver.New(caserver.Config{
 		Authority: state.authority, Attestor: attestor, Profile: workload, ServerProfile: own,
 		Names:   caserver.Names{ID: id, DNS: dns, IPs: ips},
 		Timeout: limits.Timeout, MaxConcurrent: limits.Concurrent, MaxConnections: limits.Connections,
 		Rate: float64(limits.Rate), Burst: limits.Burst, DrainTimeout: cfg.CA.DrainTimeout,
 		Observe: i.observe, Logger: state.log,
+		Minter: cfg.CA.minter(state.authority), Services: i.distribution.register,
 	})
 	if err != nil {
 		return nil, err
 	}
+	if i.endpoint, err = i.newBundleEndpoint(); err != nil {
+		return nil, err
+	}
 	i.metrics = caserver.NewMetrics(metrics.Registry(), state.authority, i.server)
+	sds.NewMetrics(metrics.Registry(), i.distribution.server)
+	if err := registerAlarms(metrics.Registry(), state.authority.Status); err != nil {
+		return nil, err
+	}
 	i.admin, err = caserver.NewAdmin(caserver.AdminConfig{Authority: state.authority, Store: state.store, Server: i.server})
-	i.plugged = i.pluggedSum()
+	i.plugged.inForce = i.pluggedSum()
 	return i, err
 }
 
@@ -124,6 +133,8 @@ func (i *issuing) observe(o *caserver.Observation) {
 func (i *issuing) support(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return i.authority.Run(ctx) })
 	group.Go(func() error { return i.publish(ctx) })
+	group.Go(func() error { return i.distribution.run(ctx) })
+	group.Go(func() error { return i.watchPlugged(ctx) })
 	if i.oidc != nil {
 		group.Go(func() error { return i.oidc.Run(ctx) })
 	}
@@ -157,44 +168,6 @@ func (i *issuing) publish(ctx context.Context) error {
 	}
 }
 
-// reload has a plugged-in authority read its files again, if they changed or if that is demanded.
-func (i *issuing) reload(ctx context.Context, by string, demanded bool) error {
-	if i.config.CA.Plugged == nil {
-		return nil
-	}
-	i.reloading.Lock()
-	defer i.reloading.Unlock()
-	sum := i.pluggedSum()
-	if sum == i.plugged && !demanded {
-		return nil
-	}
-	err := i.authority.Reload(ctx, ca.StepOptions{By: by})
-	switch {
-	case err == nil:
-		i.plugged, i.pluggedErr = sum, ""
-		i.log.InfoContext(ctx, "the plugged-in authority was read again", "dir", i.config.CA.Plugged.Dir)
-	case err.Error() != i.pluggedErr:
-		i.pluggedErr = err.Error()
-		i.log.ErrorContext(ctx, "the plugged-in authority's files cannot be used, the last good ones stay in force", "error", err)
-	}
-	return err
-}
-
-// pluggedSum tells whether the files of a plugged-in authority changed. Files that cannot be read count as absent: reading
-// them in earnest says what is wrong.
-func (i *issuing) pluggedSum() [sha256.Size]byte {
-	hash := sha256.New()
-	if p := i.config.CA.Plugged; p != nil {
-		entries, _ := os.ReadDir(p.Dir)
-		for _, e := range entries {
-			if content, err := readBounded(filepath.Join(p.Dir, e.Name()), maxPluggedFile); err == nil {
-				_, _ = fmt.Fprintf(hash, "%q %d\n%s", e.Name(), len(content), content)
-			}
-		}
-	}
-	return [sha256.Size]byte(hash.Sum(nil))
-}
-
 // notReady says why no certificate can be issued, empty if one can.
 func (i *issuing) notReady(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
@@ -218,10 +191,12 @@ func (d denyList) Key(keyHash [32]byte) bool   { return d.list.Key(keyHash) }
 // caReport is what the certificate authority holds, as writ status and writ ca show tell it.
 type caReport struct {
 	caserver.StatusResponse
-	Store     string             `json:"store"`     // path of the ledger, or postgres
-	Encrypted bool               `json:"encrypted"` // the authority's private keys are under a passphrase
+	Store     string             `json:"store"`            // path of the ledger, or postgres
+	Encrypted bool               `json:"encrypted"`        // the authority's private keys are under a passphrase
+	Device    string             `json:"device,omitempty"` // which key of which device signs, if not one in a file
 	Answers   []outcomeCount     `json:"answers,omitempty"`
-	Keys      []jwt.SourceStatus `json:"keys,omitempty"` // of the issuers of service account tokens
+	Followers []sds.Consumer     `json:"followers,omitempty"` // of the bundle, with the version each has acknowledged
+	Keys      []jwt.SourceStatus `json:"keys,omitempty"`      // of the issuers of service account tokens
 }
 
 type outcomeCount struct {
@@ -234,6 +209,9 @@ func (s *caState) report(ctx context.Context) caReport {
 	if s.config.postgres() == nil {
 		r.Store = s.config.ledger()
 	}
+	if p := s.config.CA.Plugged; p != nil && p.PKCS11 != nil {
+		r.Device = fmt.Sprintf("key %q in token %q", p.PKCS11.Label, p.PKCS11.Token)
+	}
 	return r
 }
 
@@ -242,6 +220,7 @@ func (i *issuing) report(ctx context.Context) caReport {
 	if i.oidc != nil {
 		r.Keys = i.oidc.Status()
 	}
+	r.Followers = i.distribution.server.Inventory().Consumers()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, outcome := range caserver.Outcomes() {

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"github.com/writ-auth/writ/ca"
 	"github.com/writ-auth/writ/ca/caserver"
@@ -19,12 +21,13 @@ import (
 // caState is the certificate authority's ledger and keys, opened: by a running writ serve, or by one command while none
 // runs.
 type caState struct {
-	config *config
-	log    *slog.Logger
-	domain spiffeid.ID
-	keys   *ca.Keyring
-	store  *store.Store
-	device *pkcs11.Key // that has the key of a plugged-in authority, nil if a file has
+	config   *config
+	log      *slog.Logger
+	domain   spiffeid.ID
+	keys     *ca.Keyring
+	store    *store.Store
+	evidence consumers   // who follows the bundle; nobody while nothing is served
+	device   *pkcs11.Key // that has the key of a plugged-in authority, nil if a file has
 
 	authority *ca.Authority
 	admin     *caserver.Admin
@@ -41,12 +44,7 @@ func openCAState(ctx context.Context, cfg *config, env func(string) (string, boo
 		return nil, fmt.Errorf("ca.key_encryption: %w", err)
 	}
 	if p := cfg.CA.Plugged; p != nil && p.PKCS11 != nil {
-		pin, err := readSecret("ca.plugged.pkcs11.pin_file", p.PKCS11.PINFile)
-		if err != nil {
-			return nil, err
-		}
-		s.device, err = pkcs11.Open(pkcs11.Config{Module: p.PKCS11.Module, Token: p.PKCS11.Token, Label: p.PKCS11.Label, PIN: []byte(pin)})
-		if err != nil {
+		if s.device, err = p.PKCS11.open(); err != nil {
 			return nil, fmt.Errorf("ca.plugged.pkcs11: %w", err)
 		}
 	}
@@ -54,6 +52,34 @@ func openCAState(ctx context.Context, cfg *config, env func(string) (string, boo
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+const (
+	lockPatience = 5 * time.Second // for a command that has the state open
+	lockEvery    = 50 * time.Millisecond
+)
+
+// awaitCAState opens the ledger to serve it. A command that was faster and has it open is waited for: an authority that
+// is started beside a backup has to start.
+func awaitCAState(ctx context.Context, cfg *config, env func(string) (string, bool), log *slog.Logger) (*caState, error) {
+	patience := time.NewTimer(lockPatience)
+	defer patience.Stop()
+	for told := false; ; told = true {
+		s, err := openCAState(ctx, cfg, env, log, cfg.postgres() == nil)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return s, err
+		}
+		if !told {
+			log.InfoContext(ctx, "another process has the state open, waiting for it to let go", "at_most", lockPatience)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-patience.C:
+			return nil, err
+		case <-time.After(lockEvery):
+		}
+	}
 }
 
 // openStore opens the ledger. Where roots were published once, a missing ledger is a lost one and none is made.
@@ -65,12 +91,17 @@ func (s *caState) openStore(ctx context.Context, create bool) (*store.Store, err
 		}
 		return store.OpenPostgres(ctx, store.PostgresConfig{DSN: dsn, Create: create, Logger: s.log})
 	}
-	if file := s.bundleFile(); create {
-		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-			create = false
-		}
+	_, err := os.Stat(s.bundleFile())
+	never := errors.Is(err, fs.ErrNotExist)
+	opened, err := store.OpenSQLite(ctx, store.SQLiteConfig{Path: s.config.ledger(), Create: create && never, Logger: s.log})
+	switch {
+	case !errors.Is(err, store.ErrNone):
+		return opened, err
+	case never:
+		return nil, fmt.Errorf("%w. Where there never was one, the first writ serve -c FILE makes it, and so does writ ca init -c FILE", err)
+	default:
+		return nil, fmt.Errorf("%w. There was one: %s has its roots; remove that file only if nobody trusts them any more", err, s.bundleFile())
 	}
-	return store.OpenSQLite(ctx, store.SQLiteConfig{Path: s.config.ledger(), Create: create, Logger: s.log})
 }
 
 // bundleFile is where the roots are published for agents of this machine; empty without a state directory.
@@ -87,6 +118,7 @@ func (s *caState) authorityConfig() ca.Config {
 	out := ca.Config{
 		TrustDomain: s.domain, Store: s.store, Keys: s.keys, Replica: c.Replica,
 		RootLife: c.RootTTL, IntermediateLife: c.IntermediateTTL, CRLLife: c.CRLTTL, Log: s.log,
+		Evidence: &s.evidence, JWT: c.JWT != nil, JWTIssuer: c.issuer(),
 	}
 	if c.Plugged != nil {
 		out.Plugged = c.Plugged.Dir

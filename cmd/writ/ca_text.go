@@ -23,12 +23,19 @@ func (r *caReport) warnings() []string {
 func (sw *statusWriter) certificates(r *caReport) {
 	fmt.Fprintf(&sw.b, "\n%s of %s, replica %s\n", sw.colours.bold("certificates"), r.TrustDomain, r.Replica)
 	keys := "keys encrypted"
-	if !r.Encrypted {
+	switch {
+	case r.Plugged != "":
+		keys = "no keys"
+	case !r.Encrypted:
 		keys = sw.colours.yellow("keys not encrypted")
 	}
 	rows := [][]string{{"ledger", printable(r.Store), keys}}
 	if r.Plugged != "" {
-		rows = append(rows, []string{"plugged in", printable(r.Plugged), ""})
+		device := ""
+		if r.Device != "" {
+			device = "its " + printable(r.Device)
+		}
+		rows = append(rows, []string{"plugged in", printable(r.Plugged), device})
 	}
 	if r.Signer != nil {
 		rows = append(rows, []string{"signs with", issuerLabel(r.Signer), sw.until(r.Signer.NotAfter)})

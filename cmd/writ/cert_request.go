@@ -11,34 +11,22 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 	securityv1 "istio.io/api/security/v1alpha1"
 
-	"github.com/writ-auth/writ/internal/durable"
 	"github.com/writ-auth/writ/internal/spiffeid"
 )
 
 const (
 	requestTimeout   = 30 * time.Second
 	maxTokenFileSize = 16 << 10
-)
-
-// Files of a certificate.
-const (
-	keyFile    = "key.pem"
-	certFile   = "cert.pem"
-	bundleFile = "bundle.pem"
 )
 
 // certificateFlags say which certificate is wanted and by what proof.
@@ -58,6 +46,8 @@ func (c *cli) certRequest() *cobra.Command {
 			"cert.pem and bundle.pem to a directory. The key never leaves this machine. The proof of who asks is a join token or a\n" +
 			"service account token (--token-file), or with --renew the certificate that is in the directory. It speaks the protocol\n" +
 			"of Istio's agents; agents renew by themselves, this does it once.\n\n" +
+			"The files are links by way of DIR/..data, which names the directory that has all three, and a renewal replaces that\n" +
+			"link alone: who resolves it once never reads a key and a certificate that do not fit.\n\n" +
 			"Exit codes: 0 written, 2 the authority says no, 1 failed.",
 		Example: "  writ cert request --authority 127.0.0.1:8081 --bundle state/bundle.pem --token-file token --out order\n" +
 			"  writ cert request --authority 127.0.0.1:8081 --renew --out order",
@@ -87,6 +77,8 @@ func (f *certificateFlags) check() error {
 	switch {
 	case f.authority == "":
 		return usagef("cert request: whom to ask? --authority host:port")
+	case !isHostPort(f.authority):
+		return usagef("cert request: --authority %q: want host:port, such as 127.0.0.1:8081", f.authority)
 	case f.out == "":
 		return usagef("cert request: where to? --out DIR")
 	case f.renew == (f.token != ""):
@@ -106,26 +98,18 @@ func (f *certificateFlags) check() error {
 
 // requestCertificate does the whole exchange. What is in the directory changes only when all of it is good.
 func (c *cli) requestCertificate(ctx context.Context, f *certificateFlags) error {
-	if _, err := os.Stat(filepath.Join(f.out, keyFile)); !f.renew && !errors.Is(err, fs.ErrNotExist) {
+	if !f.renew && certificateDir(f.out).exists() {
 		return fmt.Errorf("%s has a key already: --renew replaces it, or choose another directory", f.out)
 	}
 	config, err := f.transport()
 	if err != nil {
 		return err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	made, err := f.obtain(ctx, config)
 	if err != nil {
 		return err
 	}
-	chain, err := f.exchange(ctx, config, key)
-	if err != nil {
-		return err
-	}
-	made, err := f.accept(chain, key)
-	if err != nil {
-		return fmt.Errorf("the authority's answer is not what was asked for: %w", err)
-	}
-	if err := made.write(f.out); err != nil {
+	if err := certificateDir(f.out).write(made); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.out, "%s until %s: %s, %s, %s\n", made.id, made.notAfter.UTC().Format(time.RFC3339),
@@ -133,30 +117,21 @@ func (c *cli) requestCertificate(ctx context.Context, f *certificateFlags) error
 	return err
 }
 
-// transport is TLS to the authority, which has to be one of the trusted roots'.
-func (f *certificateFlags) transport() (*tls.Config, error) {
-	file := f.bundle
-	if file == "" {
-		file = filepath.Join(f.out, bundleFile)
-	}
-	data, err := readBounded(file, maxPEMBytes)
+// obtain gets a certificate for a new key, and checks it.
+func (f *certificateFlags) obtain(ctx context.Context, config *tls.Config) (*madeCertificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("bundle: %w", err)
+		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("bundle %s: holds no PEM certificate", file)
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: f.serverName}
-	if !f.renew {
-		return config, nil
-	}
-	own, err := tls.LoadX509KeyPair(filepath.Join(f.out, certFile), filepath.Join(f.out, keyFile))
+	chain, err := f.exchange(ctx, config, key)
 	if err != nil {
-		return nil, fmt.Errorf("--renew: %w", err)
+		return nil, err
 	}
-	config.Certificates = []tls.Certificate{own}
-	return config, nil
+	made, err := f.accept(chain, key)
+	if err != nil {
+		return nil, fmt.Errorf("the authority's answer is not what was asked for: %w", err)
+	}
+	return made, nil
 }
 
 // exchange sends the request and returns the chain of the answer.
@@ -178,11 +153,15 @@ func (f *certificateFlags) exchange(ctx context.Context, config *tls.Config, key
 		if err != nil {
 			return nil, fmt.Errorf("token: %w", err)
 		}
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+string(bytes.TrimSpace(token)))
+		if token = bytes.TrimSpace(token); len(token) == 0 {
+			return nil, fmt.Errorf("token: %s is empty", f.token)
+		}
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+string(token))
 	}
-	conn, err := grpc.NewClient(f.authority, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	way := &watchedWay{TransportCredentials: credentials.NewTLS(config)}
+	conn, err := grpc.NewClient(f.authority, grpc.WithTransportCredentials(way), grpc.WithContextDialer(way.dial))
 	if err != nil {
-		return nil, usagef("--authority %q: %w", f.authority, err)
+		return nil, usagef("cert request: --authority %q: %w", f.authority, err)
 	}
 	defer func() { _ = conn.Close() }()
 	response, err := securityv1.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx, &securityv1.IstioCertificateRequest{
@@ -190,19 +169,9 @@ func (f *certificateFlags) exchange(ctx context.Context, config *tls.Config, key
 		ValidityDuration: int64(f.ttl / time.Second), Metadata: meta,
 	})
 	if err != nil {
-		return nil, f.refused(err)
+		return nil, f.refused(err, way.why())
 	}
 	return response.GetCertChain(), nil
-}
-
-// refused tells a no from a failure.
-func (f *certificateFlags) refused(err error) error {
-	s := status.Convert(err)
-	switch s.Code() {
-	case codes.Unauthenticated, codes.PermissionDenied, codes.InvalidArgument:
-		return &exitError{code: exitNo, err: fmt.Errorf("%s says no: %s: %s (its log says why)", f.authority, s.Code(), printable(s.Message()))}
-	}
-	return fmt.Errorf("%s: %s: %s", f.authority, s.Code(), printable(s.Message()))
 }
 
 // madeCertificate is a certificate that was checked, with its key.
@@ -256,21 +225,4 @@ func (f *certificateFlags) accept(chain []string, key *ecdsa.PrivateKey) (*madeC
 	}
 	made.key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	return made, nil
-}
-
-// write puts the files in place, each whole. The roots come first: who has the new chain can verify it.
-func (m *madeCertificate) write(dir string) error {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name    string
-		content []byte
-		mode    fs.FileMode
-	}{{bundleFile, m.bundle, 0o644}, {keyFile, m.key, 0o600}, {certFile, m.chain, 0o644}} {
-		if err := durable.WriteFile(filepath.Join(dir, f.name), f.content, f.mode); err != nil {
-			return err
-		}
-	}
-	return nil
 }

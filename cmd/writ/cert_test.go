@@ -9,18 +9,12 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/base64"
-	"encoding/pem"
 	"math/big"
 	"net"
 	"net/url"
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/lestrrat-go/jwx/v2/jwk"
-
-	"github.com/writ-auth/writ/ca/caserver"
 )
 
 // goodLeaf is a template that lint has nothing to say about.
@@ -165,51 +159,6 @@ func TestLintIssuerAndChain(t *testing.T) {
 	weak, _ := certify(t, template, newECDSA(t, elliptic.P256()).Public())
 	if got, want := shortFindings(lintCertificate(weak)), []string{"error key_usage", "warning key_usage", "error spiffe_id"}; !slices.Equal(got, want) {
 		t.Errorf("an issuer that may not sign: got %v, want %v", got, want)
-	}
-}
-
-// TestSPIFFEBundle is read by another library, for each kind of root.
-func TestSPIFFEBundle(t *testing.T) {
-	t.Parallel()
-	strong, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := caserver.BundleResponse{TrustDomain: "cluster.local", Version: 12}
-	var roots []*x509.Certificate
-	for _, key := range []crypto.Signer{newECDSA(t, elliptic.P256()), newECDSA(t, elliptic.P384()), newECDSA(t, elliptic.P521()), strong} {
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, NotAfter: time.Unix(1785589200, 0)}
-		root := sign(t, template, template, key.Public(), key)
-		roots = append(roots, root)
-		r.PEM += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}))
-	}
-	text, err := spiffeBundle(&r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, err := jwk.Parse([]byte(text))
-	if err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	if sequence, _ := set.Get("spiffe_sequence"); sequence != 12.0 || set.Len() != len(roots) {
-		t.Errorf("sequence %v, %d keys", sequence, set.Len())
-	}
-	for i, root := range roots {
-		key, _ := set.Key(i)
-		var public any
-		if err := key.Raw(&public); err != nil {
-			t.Fatal(err)
-		}
-		if equal, ok := root.PublicKey.(interface{ Equal(x crypto.PublicKey) bool }); !ok || !equal.Equal(public) {
-			t.Errorf("key %d is another: %v", i, public)
-		}
-		chain := key.X509CertChain()
-		if key.KeyUsage() != "x509-svid" || key.KeyID() != "" || chain == nil || chain.Len() != 1 {
-			t.Fatalf("key %d: use %q, kid %q, x5c %v", i, key.KeyUsage(), key.KeyID(), chain)
-		}
-		if der, _ := chain.Get(0); string(der) != base64.StdEncoding.EncodeToString(root.Raw) {
-			t.Errorf("key %d: another certificate: %s", i, der)
-		}
 	}
 }
 

@@ -54,22 +54,39 @@ func (c *cli) check() *cobra.Command {
 	q.flags(cmd)
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := c.newSession(cmd, q)
-		if err != nil {
-			return err
-		}
-		colours := c.colours(c.out)
-		return s.each(cmd, q, func(raw []byte) (int, error) {
+		return c.replyToAll(cmd, q, out, func(s *session, raw []byte) reply {
 			_, a := s.decide(cmd.Context(), raw)
-			if out.value != "text" {
-				return a.exitCode(), out.encodeLine(s.out, a)
-			}
-			var r policy.Request
-			_, _ = extauthz.DecodeRequest(raw, s.options, &r) // a request that cannot be read is denied with the reason
-			return a.exitCode(), writeAnswer(s.out, colours, a, &r)
+			return reply{a.exitCode(), a, func(w io.Writer, colours palette) error {
+				var r policy.Request
+				_, _ = extauthz.DecodeRequest(raw, s.options, &r) // a request that cannot be read is denied with the reason
+				return writeAnswer(w, colours, a, &r)
+			}}
 		})
 	}
 	return cmd
+}
+
+// reply is what a command says to one question.
+type reply struct {
+	code  int // exit code
+	value any // for programs
+	text  func(w io.Writer, colours palette) error
+}
+
+// replyToAll replies to every question, in the form that was asked for.
+func (c *cli) replyToAll(cmd *cobra.Command, q *questions, out *format, to func(s *session, raw []byte) reply) error {
+	s, err := c.newSession(cmd, q)
+	if err != nil {
+		return err
+	}
+	colours := c.colours(c.out)
+	return s.each(cmd, q, func(raw []byte) (int, error) {
+		r := to(s, raw)
+		if out.value != "text" {
+			return r.code, out.encodeLine(s.out, r.value)
+		}
+		return r.code, r.text(s.out, colours)
+	})
 }
 
 // writeAnswer is an answer for people: what, of which request, and why.

@@ -26,6 +26,7 @@ type config struct {
 	Store              *storeConfig      `yaml:"store"`
 	Authz              *authzConfig      `yaml:"authz"`
 	CA                 *caConfig         `yaml:"ca"`
+	SDS                *sdsConfig        `yaml:"sds"`
 	Admin              string            `yaml:"admin" rel:"address"`
 	Diagnostics        diagnosticsConfig `yaml:"diagnostics" short:"listen"`
 	Log                logConfig         `yaml:"log"`
@@ -45,6 +46,9 @@ type authzConfig struct {
 	MaxRequestBytes int               `yaml:"max_request_bytes"`
 	Reflection      bool              `yaml:"reflection"`
 	DrainTimeout    time.Duration     `yaml:"drain_timeout"`
+
+	Providers          []providerConfig  `yaml:"providers"`           // whom CUSTOM policies may ask
+	ExtensionProviders []extensionConfig `yaml:"extension_providers"` // the same as in Istio's MeshConfig
 }
 
 // tlsConfig is the server certificate of a listener, and whom it lets in. All are PEM files.
@@ -116,7 +120,7 @@ func (a *authzConfig) defaults() {
 
 // laterKeys are keys of other versions of writ: a file that has them means something this version cannot do.
 func laterKeys() []string {
-	return []string{"sds", "kube", "authz.providers", "documents.kube"}
+	return []string{"kube", "documents.kube"}
 }
 
 func (c *config) mesh() policy.Mesh {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -43,21 +44,23 @@ type postgresConfig struct {
 
 // caConfig switches the certificate authority on.
 type caConfig struct {
-	Listen          string               `yaml:"listen"`
-	Names           []string             `yaml:"names"` // what agents dial: DNS names and IP addresses
-	DefaultTTL      time.Duration        `yaml:"default_ttl"`
-	MaxTTL          time.Duration        `yaml:"max_ttl"`
-	IntermediateTTL time.Duration        `yaml:"intermediate_ttl"`
-	RootTTL         time.Duration        `yaml:"root_ttl"`
-	CRLTTL          time.Duration        `yaml:"crl_ttl"`
-	AllowP521       bool                 `yaml:"allow_p521"`
-	AllowEd25519    bool                 `yaml:"allow_ed25519"`
-	Replica         string               `yaml:"replica"`
-	KeyEncryption   *keyEncryptionConfig `yaml:"key_encryption"`
-	Plugged         *pluggedConfig       `yaml:"plugged"`
-	Attest          *attestConfig        `yaml:"attest"`
-	Limits          limitsConfig         `yaml:"limits"`
-	DrainTimeout    time.Duration        `yaml:"drain_timeout"`
+	Listen          string                `yaml:"listen"`
+	Names           []string              `yaml:"names"` // what agents dial: DNS names and IP addresses
+	DefaultTTL      time.Duration         `yaml:"default_ttl"`
+	MaxTTL          time.Duration         `yaml:"max_ttl"`
+	IntermediateTTL time.Duration         `yaml:"intermediate_ttl"`
+	RootTTL         time.Duration         `yaml:"root_ttl"`
+	CRLTTL          time.Duration         `yaml:"crl_ttl"`
+	AllowP521       bool                  `yaml:"allow_p521"`
+	AllowEd25519    bool                  `yaml:"allow_ed25519"`
+	Replica         string                `yaml:"replica"`
+	KeyEncryption   *keyEncryptionConfig  `yaml:"key_encryption"`
+	Plugged         *pluggedConfig        `yaml:"plugged"`
+	Attest          *attestConfig         `yaml:"attest"`
+	JWT             *jwtSVIDConfig        `yaml:"jwt"`
+	BundleEndpoint  *bundleEndpointConfig `yaml:"bundle_endpoint" short:"listen"`
+	Limits          limitsConfig          `yaml:"limits"`
+	DrainTimeout    time.Duration         `yaml:"drain_timeout"`
 }
 
 // keyEncryptionConfig says where the passphrase is that private keys are encrypted with. One of the two is set.
@@ -257,6 +260,7 @@ func (d *configDecoder) checkCA(c *config) {
 	}
 	d.checkKeys(c)
 	d.checkLimits(a.Limits)
+	d.checkFederation(a)
 	if a.DrainTimeout <= 0 || a.DrainTimeout > maxDrainTimeout {
 		d.bad("ca.drain_timeout", "%v: want more than 0s and at most %v", a.DrainTimeout, maxDrainTimeout)
 	}
@@ -434,7 +438,7 @@ func readSecret(what, file string) (string, error) {
 }
 
 // checkCAFiles reads the files that the certificate authority needs, but for the state: whatever is wrong, by key.
-func (c *config) checkCAFiles(env func(string) (string, bool)) iter.Seq2[string, error] {
+func (c *config) checkCAFiles(ctx context.Context, env func(string) (string, bool)) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		checks := []struct {
 			key   string
@@ -442,6 +446,12 @@ func (c *config) checkCAFiles(env func(string) (string, bool)) iter.Seq2[string,
 		}{
 			{"ca.key_encryption", func() error { _, err := c.CA.keyring(env); return err }},
 			{"ca.attest.oidc", c.checkIssuers},
+			{"ca.plugged", func() error {
+				if c.CA.Plugged == nil {
+					return nil
+				}
+				return c.checkPlugged(ctx)
+			}},
 			{"store.postgres", func() error {
 				if p := c.postgres(); p != nil {
 					_, err := readSecret("dsn_file", p.DSNFile)

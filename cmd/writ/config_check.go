@@ -35,6 +35,9 @@ func (d *configDecoder) check(c *config) {
 	if c.CA != nil {
 		d.checkCA(c)
 	}
+	if c.SDS != nil {
+		d.checkSDS(c)
+	}
 	if c.Admin != "" {
 		if a, err := parseAddress(c.Admin); err != nil {
 			d.bad("admin", "%v", err)
@@ -103,6 +106,7 @@ func (d *configDecoder) checkAuthz(a *authzConfig) {
 	}
 	d.oneOf("authz.paths", a.Paths, "base", "none")
 	d.checkTokens(a)
+	d.checkProviders(a)
 	d.oneOf("authz.decision_log.log", a.DecisionLog.Log, "off", "denials", "all")
 	if a.DecisionLog.To == "" {
 		d.bad("authz.decision_log.to", "empty: want stdout, stderr or a file; to log nothing, set log: off")

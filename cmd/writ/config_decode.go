@@ -64,6 +64,12 @@ func (d *configDecoder) value(n *yaml.Node, v reflect.Value, key, rel string) {
 		return
 	}
 	d.places[key] = d.at(n, key)
+	if e, ok := v.Addr().Interface().(*extensionConfig); ok {
+		if err := e.decode(n); err != nil {
+			d.problem(d.at(n, key), "%v", err)
+		}
+		return
+	}
 	switch {
 	case isNull(n) && (v.Kind() == reflect.Slice || v.Kind() == reflect.Map): // no values
 	case v.Kind() == reflect.Pointer:
@@ -155,8 +161,8 @@ func (d *configDecoder) table(n *yaml.Node, v reflect.Value, key, rel string) {
 }
 
 // environment lets WRIT_… variables override single values. Paths in them are relative to the working directory.
-func (d *configDecoder) environment(c *config, env func(string) (string, bool)) {
-	for _, key := range singleKeys() {
+func (d *configDecoder) environment(c any, env func(string) (string, bool)) {
+	for _, key := range singleKeys(c) {
 		if text, ok := env(envOf(key)); ok && text != "" {
 			d.override(c, key, text, configProblem{Source: "environment " + envOf(key), Key: key})
 		}
@@ -164,8 +170,8 @@ func (d *configDecoder) environment(c *config, env func(string) (string, bool)) 
 }
 
 // flags lets --set key=value override single values.
-func (d *configDecoder) flags(c *config, sets []string) {
-	keys := singleKeys()
+func (d *configDecoder) flags(c any, sets []string) {
+	keys := singleKeys(c)
 	for _, set := range sets {
 		key, text, ok := strings.Cut(set, "=")
 		place := configProblem{Source: "--set " + set, Key: key}
@@ -180,7 +186,7 @@ func (d *configDecoder) flags(c *config, sets []string) {
 	}
 }
 
-func (d *configDecoder) override(c *config, key, text string, place configProblem) {
+func (d *configDecoder) override(c any, key, text string, place configProblem) {
 	v, rel := reflect.ValueOf(c).Elem(), ""
 	for name := range strings.SplitSeq(key, ".") {
 		if v.Kind() == reflect.Pointer {
@@ -277,6 +283,10 @@ func resolve(text, rel, dir string) string {
 	path, prefix := text, ""
 	switch rel {
 	case "file":
+	case "bundle":
+		if strings.Contains(text, "://") {
+			return text
+		}
 	case "stream":
 		if text == "stdout" || text == "stderr" {
 			return text

@@ -12,9 +12,12 @@ import (
 
 // misspelt lists the environment variables that were probably meant to be a key, each with that key's. Others that start
 // with WRIT_ are left alone: Kubernetes sets some for a service named writ.
-func misspelt(environ []string) map[string]string {
+func misspelt(environ []string) map[string]string { return misspeltOf(&config{}, environ) }
+
+// misspeltOf does so for the keys of the configuration that c points to.
+func misspeltOf(c any, environ []string) map[string]string {
 	var known []string
-	for _, key := range singleKeys() {
+	for _, key := range singleKeys(c) {
 		known = append(known, envOf(key))
 	}
 	for _, flag := range flagsOfEnv() {
@@ -35,9 +38,10 @@ func misspelt(environ []string) map[string]string {
 	return found
 }
 
-// singleKeys lists the keys that the environment and --set can override: all but those of the blocks of a list.
-func singleKeys() []string {
-	return slices.DeleteFunc(configKeys(reflect.TypeFor[config](), ""), func(key string) bool { return strings.Contains(key, "[]") })
+// singleKeys lists the keys of the configuration that c points to which the environment and --set can override: all but
+// those of the blocks of a list.
+func singleKeys(c any) []string {
+	return slices.DeleteFunc(configKeys(reflect.TypeOf(c).Elem(), ""), func(key string) bool { return strings.Contains(key, "[]") })
 }
 
 // configKeys lists the dotted keys of single values and lists under a block of type t; a block with a short form
@@ -53,6 +57,10 @@ func configKeys(t reflect.Type, prefix string) []string {
 			block = block.Elem()
 		case block.Kind() == reflect.Slice && block.Elem().Kind() == reflect.Struct:
 			block, key = block.Elem(), key+"[]"
+		}
+		if block == reflect.TypeFor[extensionConfig]() { // its keys are Istio's
+			keys = append(keys, key)
+			continue
 		}
 		if block.Kind() != reflect.Struct || f.Tag.Get("short") != "" {
 			keys = append(keys, key)

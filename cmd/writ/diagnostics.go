@@ -19,19 +19,26 @@ type readiness struct {
 // diagnostics serves /metrics, /livez, /readyz and, if switched on, /debug/pprof.
 func (a *authority) diagnostics() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", a.metrics.Handler())
+	mux.Handle("/", diagnosticsOf(a.metrics.Handler(), a.readiness, a.config.Diagnostics.Pprof))
+	mux.Handle("GET /metrics/agent", a.localMetrics())
+	return mux
+}
+
+func diagnosticsOf(metrics http.Handler, ready func(context.Context) readiness, profiles bool) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics)
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]bool{"live": true})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, request *http.Request) {
-		r := a.readiness(request.Context())
+		r := ready(request.Context())
 		status := http.StatusOK
 		if !r.Ready {
 			status = http.StatusServiceUnavailable
 		}
 		writeJSON(w, status, r)
 	})
-	if a.config.Diagnostics.Pprof {
+	if profiles {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -48,7 +55,7 @@ func (a *authority) admin() http.Handler {
 		writeJSON(w, http.StatusOK, a.status(r.Context()))
 	})
 	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
-		a.reloadPlugged(r.Context(), operator(r.Context()), true)
+		a.reloadPlugged(r.Context(), operator(r.Context()))
 		a.load("admin")
 		writeJSON(w, http.StatusOK, a.readiness(r.Context()))
 	})

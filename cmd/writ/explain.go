@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -33,17 +34,9 @@ func (c *cli) explain() *cobra.Command {
 	out := addOutput(cmd)
 	all := cmd.Flags().Bool("all", false, "show every rule and policy, however far it missed")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := c.newSession(cmd, q)
-		if err != nil {
-			return err
-		}
-		colours := c.colours(c.out)
-		return s.each(cmd, q, func(raw []byte) (int, error) {
+		return c.replyToAll(cmd, q, out, func(s *session, raw []byte) reply {
 			e, r := s.explain(cmd.Context(), raw)
-			if out.value != "text" {
-				return e.exitCode(), out.encodeLine(s.out, e)
-			}
-			return e.exitCode(), writeTrace(s.out, colours, *all, e, r)
+			return reply{e.exitCode(), e, func(w io.Writer, colours palette) error { return writeTrace(w, colours, *all, e, r) }}
 		})
 	}
 	return cmd

@@ -175,6 +175,9 @@ func (tw *traceWriter) request(r *policy.Request, t *policy.Trace) {
 	if r.DestPort != 0 {
 		row("port", fmt.Sprint(r.DestPort))
 	}
+	if m := t.MTLS; m != nil {
+		row("mtls", fmt.Sprintf("%s, says PeerAuthentication %s", m.Mode, m.By))
+	}
 	row("sni", r.SNI)
 	for i, h := range r.Headers {
 		if i == maxShownHeaders && !tw.all {

@@ -70,7 +70,10 @@ func loadOf(snap *policy.Snapshot, r loadReport) telemetry.Load {
 
 // boundedKind keeps what a document calls itself from becoming a label of its own.
 func boundedKind(kind string) string {
-	known := []string{policy.KindAuthorizationPolicy, policy.KindRequestAuthentication, policy.KindWorkloadEntry, policy.KindWorkloadGroup}
+	known := []string{
+		policy.KindAuthorizationPolicy, policy.KindRequestAuthentication, policy.KindPeerAuthentication,
+		policy.KindDestinationRule, policy.KindGateway, policy.KindWorkloadEntry, policy.KindWorkloadGroup,
+	}
 	if slices.Contains(known, kind) {
 		return kind
 	}
@@ -129,6 +132,7 @@ func (a *authority) readiness(ctx context.Context) readiness {
 	if snap != nil {
 		reasons = append(reasons, brokenReasons(snap.Documents())...)
 	}
+	reasons = append(reasons, a.providers.notReady()...)
 	return readiness{Ready: len(reasons) == 0, Reasons: reasons}
 }
 
@@ -161,11 +165,18 @@ func (a *authority) status(ctx context.Context) statusReport {
 		report := a.issuing.report(ctx)
 		r.CA, r.Warnings = &report, report.warnings()
 	}
+	if a.local != nil {
+		local := a.local.status()
+		r.Agent = local.Agent
+		r.Warnings = append(r.Warnings, local.Warnings...)
+	}
 	if a.checks == nil {
 		return r
 	}
 	r.Tokens = a.tokensReport()
 	r.Warnings = append(r.Warnings, r.Tokens.warnings()...)
+	r.Providers = a.providers.report()
+	r.Warnings = append(r.Warnings, a.providers.warnings()...)
 	r.DecisionLog = decisionLogReport{a.config.Authz.DecisionLog.To, a.config.Authz.DecisionLog.Log, a.decisions.Dropped()}
 	a.mu.Lock()
 	last, loaded := a.lastLoad, a.loaded

@@ -56,12 +56,15 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// writ is a command line of this binary.
+// writ is a command line of this binary, or of the one that WRIT names: drills run what is shipped.
 func writ(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
+	self := os.Getenv("WRIT")
+	if self == "" {
+		var err error
+		if self, err = os.Executable(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	cmd := exec.CommandContext(t.Context(), self, args...)
 	cmd.Args[0] = "writ"

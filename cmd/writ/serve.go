@@ -67,6 +67,15 @@ func (c *cli) runAuthority(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
+	stop := c.notifySystemd(ctx, log, a.readiness, nil)
+	defer stop()
+	if cfg.SDS != nil {
+		if a.local, err = a.issuing.newLocalNode(ctx, listeners.ca.Addr().String()); err != nil {
+			listeners.close()
+			return err
+		}
+		defer func() { err = errors.Join(err, a.local.agent.Close()) }()
+	}
 	return a.run(ctx, listeners)
 }
 
@@ -86,7 +95,7 @@ func (c *cli) servedState(ctx context.Context, cfg *config, log *slog.Logger) (*
 	if cfg.CA == nil {
 		return nil, nil
 	}
-	state, err := openCAState(ctx, cfg, c.env, log, cfg.postgres() == nil)
+	state, err := awaitCAState(ctx, cfg, c.env, log)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +106,7 @@ func (c *cli) servedState(ctx context.Context, cfg *config, log *slog.Logger) (*
 }
 
 // listeners are what the authority listens on; nil where nothing is configured.
-type listeners struct{ authz, ca, admin, diagnostics net.Listener }
+type listeners struct{ authz, ca, bundle, sds, admin, diagnostics net.Listener }
 
 // openListeners opens all or none.
 func openListeners(cfg *config) (*listeners, error) {
@@ -121,6 +130,12 @@ func (l *listeners) open(cfg *config) error {
 	}
 	if cfg.CA != nil {
 		all = append(all, wanted{"ca.listen", cfg.CA.Listen, 0, &l.ca})
+		if e := cfg.CA.BundleEndpoint; e != nil {
+			all = append(all, wanted{"ca.bundle_endpoint.listen", e.Listen, 0, &l.bundle})
+		}
+	}
+	if cfg.SDS != nil {
+		all = append(all, wanted{"sds.listen", cfg.SDS.Listen, cfg.SDS.SocketMode, &l.sds})
 	}
 	for _, want := range all {
 		if want.address == "" {
@@ -140,7 +155,7 @@ func (l *listeners) open(cfg *config) error {
 }
 
 func (l *listeners) close() {
-	for _, open := range []net.Listener{l.authz, l.ca, l.admin, l.diagnostics} {
+	for _, open := range []net.Listener{l.authz, l.ca, l.bundle, l.sds, l.admin, l.diagnostics} {
 		if open != nil {
 			_ = open.Close()
 		}

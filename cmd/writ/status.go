@@ -34,7 +34,7 @@ func (c *cli) status() *cobra.Command {
 		Example: "  writ status -c writ.yaml\n  writ status --admin unix:///run/writ/admin.sock -o json",
 		Args:    cobra.NoArgs,
 	}
-	file := cmd.Flags().StringP("config", "c", "", "configuration `file` of the authority")
+	file := cmd.Flags().StringP("config", "c", "", "configuration `file` of the authority, or of the agent")
 	admin := cmd.Flags().String("admin", "", "`address` of its admin socket: unix:///path")
 	all := cmd.Flags().Bool("all", false, "list all documents, however many")
 	out := addOutput(cmd)
@@ -62,14 +62,14 @@ func (c *cli) adminAddress(file, admin string) (address, error) {
 		return address{}, usagef("status: which authority? -c writ.yaml, or --admin unix:///run/writ/admin.sock")
 	}
 	if admin == "" {
-		cfg, err := c.loadConfig(file, nil)
+		configured, err := c.configuredAdmin(file)
 		if err != nil {
 			return address{}, err
 		}
-		if cfg.Admin == "" {
+		if configured == "" {
 			return address{}, fmt.Errorf("%s has no admin socket: add admin: unix:///run/writ/admin.sock and restart the authority", file)
 		}
-		admin = cfg.Admin
+		admin = configured
 	}
 	where, err := parseAddress(admin)
 	if err != nil {
@@ -133,10 +133,15 @@ func (sw *statusWriter) write(w io.Writer, r *statusReport) error {
 	if r.Tokens.Mode != "" { // it answers checks
 		sw.documents(&r.Documents)
 		sw.tokens(&r.Tokens)
+		sw.providers(r.Providers)
 		sw.checks(r)
 	}
 	if r.CA != nil {
 		sw.certificates(r.CA)
+		sw.followers(r.CA)
+	}
+	if r.Agent != nil {
+		sw.agent(r.Agent)
 	}
 	_, err := io.WriteString(w, sw.b.String())
 	return err

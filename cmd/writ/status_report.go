@@ -17,9 +17,11 @@ type statusReport struct {
 	Listeners   []listenerStatus       `json:"listeners"`
 	Documents   documentsReport        `json:"documents"`
 	Tokens      tokensReport           `json:"tokens"`
+	Providers   []providerReport       `json:"providers,omitempty"` // that CUSTOM policies may ask
 	Checks      []telemetry.CheckCount `json:"checks"`
 	DecisionLog decisionLogReport      `json:"decision_log"`
-	CA          *caReport              `json:"ca,omitempty"` // absent without a certificate authority
+	CA          *caReport              `json:"ca,omitempty"`    // absent without a certificate authority
+	Agent       *agentReport           `json:"agent,omitempty"` // of an agent, which has nothing of the rest
 }
 
 type listenerStatus struct {
@@ -82,7 +84,7 @@ func meaning(s policy.DocumentState) string {
 	case policy.StateLastGood:
 		return "its last valid version is in force"
 	case policy.StateFailClosed:
-		return "it was never valid: whom it targets is denied"
+		return "it was never valid and fails closed: what it governs is denied, or may not be sent in plaintext"
 	case policy.StateActive:
 		return "in force as written"
 	default:

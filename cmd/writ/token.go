@@ -39,13 +39,14 @@ func (c *cli) tokenCreate() *cobra.Command {
 	where.flags(cmd)
 	ids := cmd.Flags().StringArray("id", nil, "an identity `spiffe://…` that the node may hold; repeatable")
 	ttl := cmd.Flags().Duration("ttl", 0, "how long the token is good if nobody uses it; by default what ca.attest.join_token.ttl says, 10m")
+	groups := cmd.Flags().StringArray("workload-group", nil, "a `file` with a WorkloadGroup document, whose service account the node may be; repeatable")
 	node := cmd.Flags().String("node", "", "a `label` for people: which node it is for")
 	file := cmd.Flags().String("out", "", "write the token to this `file`, mode 0600, instead of stdout; it must not exist")
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		request := caserver.CreateTokenRequest{TTL: caserver.Duration(*ttl), Node: *node}
-		if len(*ids) == 0 {
-			return usagef("token create: for whom? --id spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
+		if len(*ids)+len(*groups) == 0 {
+			return usagef("token create: for whom? --id spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, or --workload-group FILE")
 		}
 		for _, text := range *ids {
 			id, err := spiffeid.Parse(text)
@@ -55,6 +56,9 @@ func (c *cli) tokenCreate() *cobra.Command {
 			request.IDs = append(request.IDs, id)
 		}
 		return c.withControl(cmd, where, func(ctx context.Context, o *control) error {
+			if err := c.addWorkloadGroups(ctx, o, *groups, &request); err != nil {
+				return err
+			}
 			return c.createToken(ctx, o, request, *file, out)
 		})
 	}

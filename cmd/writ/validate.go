@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -28,11 +29,14 @@ func (c *cli) validate() *cobra.Command {
 	out := addOutput(cmd)
 	file := cmd.Flags().StringP("config", "c", "", "configuration `file`")
 	sets := cmd.Flags().StringArray("set", nil, "override one `key=value`, e.g. authz.listen=127.0.0.1:9191")
-	cmd.RunE = func(*cobra.Command, []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *file == "" {
 			return usagef("which configuration? writ validate -c writ.yaml")
 		}
-		report, kept, err := c.validateConfig(*file, *sets)
+		if isAgentConfig(*file) {
+			return c.validateAgent(*file, *sets, out)
+		}
+		report, kept, err := c.validateConfig(cmd.Context(), *file, *sets)
 		if err != nil {
 			return err
 		}
@@ -47,7 +51,7 @@ func (c *cli) validate() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) validateConfig(file string, sets []string) (*validateReport, sources, error) {
+func (c *cli) validateConfig(ctx context.Context, file string, sets []string) (*validateReport, sources, error) {
 	report := &validateReport{Config: []configProblem{}, Documents: []policy.Problem{}}
 	cfg, err := loadConfig(file, c.env, sets)
 	var invalid configError
@@ -60,10 +64,10 @@ func (c *cli) validateConfig(file string, sets []string) (*validateReport, sourc
 	}
 	var kept sources
 	if cfg.Authz != nil {
-		kept = c.validateAuthz(cfg, file, report)
+		kept = c.validateAuthz(ctx, cfg, file, report)
 	}
 	if cfg.CA != nil {
-		for key, err := range cfg.checkCAFiles(c.env) {
+		for key, err := range cfg.checkCAFiles(ctx, c.env) {
 			report.Config = append(report.Config, configProblem{Source: file, Key: key, Message: err.Error()})
 		}
 	}
@@ -72,7 +76,7 @@ func (c *cli) validateConfig(file string, sets []string) (*validateReport, sourc
 }
 
 // validateAuthz reads the files that deciding takes.
-func (c *cli) validateAuthz(cfg *config, file string, report *validateReport) sources {
+func (c *cli) validateAuthz(ctx context.Context, cfg *config, file string, report *validateReport) sources {
 	if tls := cfg.Authz.TLS; tls != nil {
 		if _, err := newCertificates(tls); err != nil {
 			report.Config = append(report.Config, configProblem{Source: file, Key: "authz.tls", Message: err.Error()})
@@ -80,6 +84,9 @@ func (c *cli) validateAuthz(cfg *config, file string, report *validateReport) so
 	}
 	if err := cfg.Authz.JWKS.checkKeyFiles(); err != nil {
 		report.Config = append(report.Config, configProblem{Source: file, Key: "authz.jwks", Message: err.Error()})
+	}
+	for _, err := range cfg.Authz.checkProviderFiles(ctx) {
+		report.Config = append(report.Config, configProblem{Source: file, Key: "authz.providers", Message: err.Error()})
 	}
 	docs, kept, err := c.readDocuments([]string{cfg.Documents})
 	if err != nil {

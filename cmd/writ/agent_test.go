@@ -1,0 +1,507 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/writ-auth/writ/internal/spiffeid"
+)
+
+const agentNode = "spiffe://cluster.local/node/n1"
+
+// agentProcess is a running writ agent, with its sockets in dir.
+type agentProcess struct {
+	t      *testing.T
+	dir    string
+	cmd    *exec.Cmd
+	exited chan error
+
+	mu          sync.Mutex // guards what the reader of stderr finds
+	log         []string
+	diagnostics string
+}
+
+// startAgent starts writ agent -c agent.yaml in dir.
+func startAgent(t *testing.T, dir string, env ...string) *agentProcess {
+	t.Helper()
+	p := &agentProcess{t: t, dir: dir, cmd: writ(t, "agent", "-c", filepath.Join(dir, "agent.yaml")), exited: make(chan error, 1)}
+	p.cmd.Env = append(p.cmd.Env, env...)
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		p.read(stderr)
+		p.exited <- p.cmd.Wait()
+	}()
+	p.eventually("running", func() error {
+		if text := p.logged(); !strings.Contains(text, `msg="writ agent runs"`) {
+			return errors.New(text)
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		if t.Failed() {
+			t.Logf("log of writ agent:\n%s", p.logged())
+		}
+	})
+	return p
+}
+
+func (p *agentProcess) read(stderr io.Reader) {
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		line := lines.Text()
+		p.mu.Lock()
+		p.log = append(p.log, line)
+		if _, rest, ok := strings.Cut(line, "msg=listening for=diagnostics address="); ok {
+			p.diagnostics, _, _ = strings.Cut(rest, " ")
+		}
+		p.mu.Unlock()
+	}
+}
+
+func (p *agentProcess) logged() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.log, "\n")
+}
+
+func (p *agentProcess) eventually(what string, f func() error) {
+	p.t.Helper()
+	(&authorityProcess{t: p.t}).eventually(what, f)
+}
+
+// get fetches a page of the diagnostics address.
+func (p *agentProcess) get(path string) (int, string, error) {
+	p.mu.Lock()
+	address := p.diagnostics
+	p.mu.Unlock()
+	if address == "" {
+		return 0, "", errors.New("the agent does not say where its diagnostics are")
+	}
+	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := (&http.Client{}).Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(body), err
+}
+
+// ready waits for /readyz to say so.
+func (p *agentProcess) ready() {
+	p.t.Helper()
+	p.eventually("ready", func() error {
+		code, body, err := p.get("/readyz")
+		if err == nil && code != http.StatusOK {
+			err = errors.New(body)
+		}
+		return err
+	})
+}
+
+// status asks the admin socket.
+func (p *agentProcess) status() statusReport {
+	p.t.Helper()
+	var r statusReport
+	if err := askAdmin(p.t.Context(), address{"unix", filepath.Join(p.dir, "agent-admin.sock")}, "/status", &r); err != nil {
+		p.t.Fatal(err)
+	}
+	return r
+}
+
+func (p *agentProcess) stop() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case err := <-p.exited:
+		if err != nil {
+			p.t.Fatalf("writ agent: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		p.t.Fatal("writ agent does not stop")
+	}
+}
+
+// dial connects to the agent's socket.
+func (p *agentProcess) dial() *grpc.ClientConn {
+	p.t.Helper()
+	conn, err := grpc.NewClient("unix:"+filepath.Join(p.dir, "agent.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// secret asks for one secret, as Envoy does.
+func (p *agentProcess) secret(name string) (*tlsv3.Secret, error) {
+	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)
+	defer cancel()
+	stream, err := secretv3.NewSecretDiscoveryServiceClient(p.dial()).StreamSecrets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = stream.Send(&discoveryv3.DiscoveryRequest{
+		Node: &corev3.Node{Id: "test"}, ResourceNames: []string{name}, TypeUrl: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+	})
+	if err != nil {
+		return nil, err
+	}
+	response, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	secret := &tlsv3.Secret{}
+	return secret, response.GetResources()[0].UnmarshalTo(secret)
+}
+
+// newAgentDir makes an authority, and what an agent needs to join it.
+func newAgentDir(t *testing.T, workloads string) (dir string, authority *authorityProcess) {
+	t.Helper()
+	dir = write(t, t.TempDir(), map[string]string{"writ.yaml": "state: ./state\nca: {listen: '127.0.0.1:0', default_ttl: 10m}\nadmin: unix:admin.sock\ndiagnostics: 127.0.0.1:0\n"})
+	authority = serve(t, dir)
+	authority.ready()
+	joinToken(t, dir, agentNode, paymentID, orderID)
+	write(t, dir, map[string]string{"agent.yaml": agentYAML(authority.address("ca"), workloads)})
+	return dir, authority
+}
+
+func agentYAML(authority, workloads string) string {
+	return "authority: {address: '" + authority + "', bundle: ./state/bundle.pem}\nattest: {join_token_file: ./token}\nstate: ./agent-state\n" +
+		"sds: {listen: unix:agent.sock}\nadmin: unix:agent-admin.sock\ndiagnostics: 127.0.0.1:0\nworkloads:\n" + workloads
+}
+
+func joinToken(t *testing.T, dir string, ids ...string) {
+	t.Helper()
+	args := []string{"token", "create", "-c", filepath.Join(dir, "writ.yaml"), "--out", filepath.Join(dir, "token")}
+	for _, id := range ids {
+		args = append(args, "--id", id)
+	}
+	if out, err := writ(t, args...).CombinedOutput(); err != nil {
+		t.Fatalf("token create: %v\n%s", err, out)
+	}
+}
+
+func ourUID(id string) string { return fmt.Sprintf("- {id: %s, uid: %d}\n", id, os.Getuid()) }
+
+// TestAgent is the life of an agent: it joins, serves who may be served, says who may not, takes other rules without a
+// restart, and is back at once after a restart without an authority.
+func TestAgent(t *testing.T) {
+	t.Parallel()
+	dir, authority := newAgentDir(t, ourUID(paymentID))
+	p := startAgent(t, dir)
+	p.ready()
+
+	secret, err := p.secret("default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if chain := string(secret.GetTlsCertificate().GetCertificateChain().GetInlineBytes()); firstURI(t, chain) != paymentID {
+		t.Errorf("the secret is %s", firstURI(t, chain))
+	}
+	if _, err := p.secret("ROOTCA"); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.secret(orderID); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("another's secret: %v", err)
+	}
+	socket := workloadapi.WithAddr("unix://" + filepath.Join(dir, "agent.sock"))
+	svid, err := workloadapi.FetchX509SVID(t.Context(), socket)
+	if err != nil || svid.ID.String() != paymentID {
+		t.Errorf("the Workload API: %v, %v", svid, err)
+	}
+
+	r := p.status()
+	if !r.Ready || r.Agent == nil || r.Agent.Own.ID.String() != agentNode || len(r.Agent.Identities) != 1 || r.Agent.Bundle == nil {
+		t.Errorf("status %+v", r)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "token")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the token is still there: %v", err)
+	}
+
+	// Other rules: by SIGHUP at once, and whoever lost its right is told.
+	write(t, dir, map[string]string{"agent.yaml": agentYAML(authority.address("ca"), ourUID(orderID)+"- {id: "+paymentID+", path: /usr/bin/absent}\n")})
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("served by the new rules", func() error { _, err := p.secret(orderID); return err })
+	if _, err := p.secret(paymentID); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("by a rule for another program: %v", err)
+	}
+	if got := p.status().Agent.Refusals; len(got) == 0 {
+		t.Error("the refusals are not in the status")
+	}
+	write(t, dir, map[string]string{"agent.yaml": agentYAML(authority.address("ca"), "- {id: x}\n")})
+	p.eventually("a mistake is said", func() error {
+		if text := strings.Join(p.status().Warnings, " "); !strings.Contains(text, "workloads[0].id") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	if _, err := p.secret(orderID); err != nil {
+		t.Errorf("the last good rules: %v", err)
+	}
+	p.stop()
+
+	authority.stop()
+	write(t, dir, map[string]string{"agent.yaml": agentYAML(authority.address("ca"), ourUID(agentNode))})
+	p = startAgent(t, dir)
+	p.ready()
+	if _, err := p.secret("default"); err != nil {
+		t.Errorf("from the state, without an authority: %v", err)
+	}
+	p.stop()
+}
+
+// TestAgentStatus: what people read.
+func TestAgentStatus(t *testing.T) {
+	t.Parallel()
+	dir, authority := newAgentDir(t, ourUID(paymentID))
+	p := startAgent(t, dir)
+	p.ready()
+	if _, err := p.secret("default"); err != nil {
+		t.Fatal(err)
+	}
+	text := func() string {
+		out, err := writ(t, "status", "-c", filepath.Join(dir, "agent.yaml")).CombinedOutput()
+		if err != nil {
+			t.Fatalf("status: %v\n%s", err, out)
+		}
+		return string(out)
+	}
+	p.eventually("followed", func() error {
+		if got := text(); !strings.Contains(got, "followed at "+authority.address("ca")) {
+			return errors.New(got)
+		}
+		return nil
+	})
+	for _, want := range []string{"is ready", "agent of cluster.local", "bundle     version 1, 1 root", agentNode, paymentID, "the agent's own", "half of its life"} {
+		if got := text(); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	out, err := writ(t, "status", "-o", "json", "--admin", "unix:"+filepath.Join(dir, "agent-admin.sock")).Output()
+	var report statusReport
+	if err != nil || json.Unmarshal(out, &report) != nil || report.Agent == nil || report.Agent.Bundle.Version != 1 {
+		t.Errorf("json: %v\n%s", err, out)
+	}
+	_, metrics, err := p.get("/metrics")
+	if err != nil || !strings.Contains(metrics, `writ_agent_attempts_total{outcome="renewed"} 2`) || !strings.Contains(metrics, `writ_agent_identities{alarm="ok"} 2`) ||
+		!strings.Contains(metrics, "writ_sds_streams") {
+		t.Errorf("metrics: %v\n%s", err, metrics)
+	}
+	checkAgentMetricsDocs(t, metrics)
+}
+
+// checkAgentMetricsDocs holds docs/agent.md to the metrics there are.
+func checkAgentMetricsDocs(t *testing.T, metrics string) {
+	t.Helper()
+	docs, err := os.ReadFile("../../docs/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(metrics) {
+		if rest, ok := strings.CutPrefix(line, "# TYPE writ_agent_"); ok {
+			name, _, _ := strings.Cut("writ_agent_"+rest, " ")
+			if !strings.Contains(string(docs), "`"+name+"`") {
+				t.Errorf("docs/agent.md does not mention %s", name)
+			}
+		}
+	}
+}
+
+// TestAgentRevoked: an agent whose identity is revoked is refused, says so, and what it has runs out.
+func TestAgentRevoked(t *testing.T) {
+	t.Parallel()
+	dir, _ := newAgentDir(t, ourUID(paymentID))
+	p := startAgent(t, dir)
+	p.ready()
+	id, err := spiffeid.Parse(paymentID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, revoked := range []string{agentNode, id.String()} {
+		if out, err := writ(t, "ca", "revoke", "-c", filepath.Join(dir, "writ.yaml"), "--id", revoked).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	p.stop()
+	joinToken(t, dir, paymentID) // whatever it brings, the identity stays revoked
+	p = startAgent(t, dir)
+	p.eventually("refused", func() error {
+		if got := p.status().Agent.Own; got.Failures == 0 || !strings.Contains(got.Error, "permission denied") {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
+	code, body, err := p.get("/readyz")
+	if err != nil || code != http.StatusServiceUnavailable {
+		t.Errorf("ready: %d %s %v", code, body, err)
+	}
+	p.stop()
+}
+
+// TestAgentTokenTwice: the second node with one token gets nothing, and learns what to do.
+func TestAgentTokenTwice(t *testing.T) {
+	t.Parallel()
+	dir, _ := newAgentDir(t, ourUID(paymentID))
+	token, err := os.ReadFile(filepath.Join(dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := startAgent(t, dir)
+	p.ready()
+	p.stop()
+	if err := os.RemoveAll(filepath.Join(dir, "agent-state")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, map[string]string{"token": string(token)})
+	p = startAgent(t, dir)
+	p.eventually("refused", func() error {
+		if got := p.status().Agent.Own.Error; !strings.Contains(got, "used before") {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if err := os.Remove(filepath.Join(dir, "token")); err != nil {
+		t.Fatal(err)
+	}
+	joinToken(t, dir, agentNode, paymentID)
+	p.ready()
+	p.stop()
+}
+
+func firstURI(t *testing.T, chain string) string {
+	t.Helper()
+	certs, err := parseCertificates([]byte(chain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uriOf(certs[0])
+}
+
+func uriOf(c *x509.Certificate) string {
+	if len(c.URIs) != 1 {
+		return fmt.Sprint(c.URIs)
+	}
+	return c.URIs[0].String()
+}
+
+// TestAgentRotation: a whole root rotation, each step taken only once the authority has the evidence for it, which comes
+// from the agent and from the stream that the agent serves.
+func TestAgentRotation(t *testing.T) {
+	t.Parallel()
+	dir := write(t, t.TempDir(), map[string]string{
+		"writ.yaml": "state: ./state\nca: {listen: '127.0.0.1:0', default_ttl: 20s}\nadmin: unix:admin.sock\ndiagnostics: 127.0.0.1:0\n",
+	})
+	authority := serve(t, dir)
+	authority.ready()
+	joinToken(t, dir, agentNode, paymentID)
+	write(t, dir, map[string]string{"agent.yaml": agentYAML(authority.address("ca"), ourUID(paymentID))})
+	p := startAgent(t, dir)
+	p.ready()
+	roots := p.follow(t, "ROOTCA")
+	before := <-roots
+	for _, step := range []string{"prepare", "distribute", "activate", "taint", "revoke"} {
+		authority.eventually(step, func() error {
+			out, err := writ(t, "ca", "rotate", step, "-c", filepath.Join(dir, "writ.yaml")).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			return err
+		})
+	}
+	after := before
+	p.eventually("the new root alone", func() error {
+		select {
+		case after = <-roots:
+		default:
+		}
+		certs, err := parseCertificates([]byte(after))
+		if err == nil && (len(certs) != 1 || after == before) {
+			err = fmt.Errorf("%d roots, changed: %v", len(certs), after != before)
+		}
+		return err
+	})
+	if r := p.status(); !r.Ready || r.Agent.Bundle.Version != 5 && r.Agent.Bundle.Version < 4 || len(r.Warnings) != 0 {
+		t.Errorf("status %+v", r)
+	}
+	p.stop()
+}
+
+// follow acknowledges everything that comes for a secret, and passes it on.
+func (p *agentProcess) follow(t *testing.T, name string) <-chan string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	out := make(chan string, 16)
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	stream, err := secretv3.NewSecretDiscoveryServiceClient(p.dial()).StreamSecrets(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := &discoveryv3.DiscoveryRequest{
+		Node: &corev3.Node{Id: "test"}, ResourceNames: []string{name}, TypeUrl: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+	}
+	if err := stream.Send(request); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(done)
+		for {
+			response, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			secret := &tlsv3.Secret{}
+			if response.GetResources()[0].UnmarshalTo(secret) == nil {
+				out <- string(secret.GetValidationContext().GetTrustedCa().GetInlineBytes())
+			}
+			request.VersionInfo, request.ResponseNonce = response.GetVersionInfo(), response.GetNonce()
+			if stream.Send(request) != nil {
+				return
+			}
+		}
+	}()
+	return out
+}
