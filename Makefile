@@ -3,7 +3,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build run test race conformance e2e citadel bench fuzz lint vuln ci clean
+.PHONY: help build run test race conformance e2e citadel pilot-agent pkcs11 drill-kill drill-rotation bench fuzz lint vuln ci clean
 
 # Tools, pinned here and nowhere else.
 GOLANGCI_VERSION := v2.12.2
@@ -14,6 +14,8 @@ GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
 FUZZTIME ?= 20s
 BENCH    ?= .
 COUNT    ?= 1
+KILLS    ?= 1000
+ROUNDS   ?= 3
 
 # PostgreSQL's server programs, for the tests of the ledger: those that are here, else Debian's package.
 WITH_POSTGRES = PATH="$$(scripts/postgres.sh):$$PATH" && export PATH &&
@@ -22,7 +24,7 @@ WITH_POSTGRES = PATH="$$(scripts/postgres.sh):$$PATH" && export PATH &&
 WITH_ENVOY = ENVOY="$$(scripts/envoy.sh)" && export ENVOY &&
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the binary: ./writ
 	CGO_ENABLED=0 go build -trimpath -o writ ./cmd/writ
@@ -44,8 +46,24 @@ conformance: ## only the recorded answers of Istio and Envoy
 e2e: ## only the tests that drive a real Envoy
 	@$(WITH_ENVOY) go test -count=1 ./test/e2e/...
 
-citadel: ## Istio's own agent code against the authority (a module of its own: 250 modules, minutes the first time)
-	cd test/conformance/citadel && go test -count=1 ./...
+citadel: build ## Istio's own agent code against the built binary (a module of its own: 250 modules, minutes the first time)
+	cd test/conformance/citadel && WRIT="$(CURDIR)/writ" go test -count=1 -timeout 20m .
+
+pilot-agent: build ## the same with the pilot-agent of Istio's sidecars, built from its sources (4 minutes the first time, then 1.5)
+	@echo "building pilot-agent into .cache: three minutes the first time; then a minute for certificates of 20 s to be renewed"
+	cd test/conformance/citadel && time go build -o $(CACHE)/pilot-agent istio.io/istio/pilot/cmd/pilot-agent
+	cd test/conformance/citadel && PILOT_AGENT="$(CACHE)/pilot-agent" WRIT="$(CURDIR)/writ" go test -count=1 -timeout 20m ./pilotagent
+
+pkcs11: ## only the tests with a key in a device: SoftHSM, unpacked from Debian if need be (cgo: a C compiler; about a minute)
+	CGO_ENABLED=1 go build -trimpath -tags pkcs11 -o $(CACHE)/writ-pkcs11 ./cmd/writ
+	CGO_ENABLED=1 scripts/softhsm.sh go test -count=1 -tags pkcs11 ./ca/pkcs11
+	CGO_ENABLED=1 WRIT=$(CACHE)/writ-pkcs11 scripts/softhsm.sh go test -count=1 -tags pkcs11 -run PKCS11 ./cmd/writ
+
+drill-kill: build ## kill -9 of the built binary while it issues, and of the ledger's process, KILLS=1000 times each (9 minutes)
+	@$(WITH_POSTGRES) WRIT="$(CURDIR)/writ" WRIT_KILLS=$(KILLS) go test -count=1 -timeout 3h -v -run '^TestKill' ./cmd/writ ./ca/store
+
+drill-rotation: build ## rollbacks, then ROUNDS=3 rotations of two authorities on PostgreSQL while workloads renew and greet (7 minutes)
+	@$(WITH_POSTGRES) WRIT="$(CURDIR)/writ" WRIT_ROTATIONS=$(ROUNDS) go test -tags drill -count=1 -timeout 3h -v -run TestRotationOfReplicas ./cmd/writ
 
 bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (about ten minutes for all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $$(grep -rlE '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
@@ -61,7 +79,7 @@ lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint (the first time builds the 
 vuln: ## known vulnerabilities in what we depend on (needs the internet: vuln.go.dev)
 	go run golang.org/x/vuln/cmd/govulncheck@$(GOVULN_VERSION) ./...
 
-ci: lint race ## exactly what CI runs
+ci: lint race pkcs11 ## exactly what CI runs
 
 clean: ## removes the binary and .cache
 	rm -rf writ $(CACHE)

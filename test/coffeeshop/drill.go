@@ -22,7 +22,7 @@ func (s *shop) drill(ctx context.Context, out io.Writer) (different int, err err
 	row := func(kid, answer, why string) request {
 		return request{"order-service", "customer-service", "GET", "/customers/7", "", "signed with " + kid, answer, why}
 	}
-	old, fresh := s.identity.KeyID("RS256"), ""
+	old, fresh := s.provider.KeyID("RS256"), ""
 	for _, step := range []struct {
 		say  string
 		do   func()
@@ -30,16 +30,16 @@ func (s *shop) drill(ctx context.Context, out io.Writer) (different int, err err
 	}{
 		{
 			"The identity provider is down. Its keys were fetched before, and stay in force:",
-			func() { s.identity.Fail(testkit.FaultDown) },
+			func() { s.provider.Fail(testkit.FaultDown) },
 			func() []request { return []request{row(old, "200 for alice", allowed)} },
 		},
 		{
 			"It is back, signs with a new key and has withdrawn the old one. writ does not know yet, and asks again for an unknown\n" +
 				"key, but only half a minute after the last time:",
 			func() {
-				s.identity.Fail(testkit.FaultNone)
-				fresh = s.identity.Rotate("RS256")
-				s.identity.Withdraw(old)
+				s.provider.Fail(testkit.FaultNone)
+				fresh = s.provider.Rotate("RS256")
+				s.provider.Withdraw(old)
 			},
 			func() []request { return []request{row(old, "200 for alice", allowed), row(fresh, "401", unknown)} },
 		},

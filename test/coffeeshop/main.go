@@ -1,5 +1,5 @@
 // Command coffeeshop is writ's demo, run by `make run`: the coffee shop of deploy/coffee-shop with a real Envoy before
-// every service, certificates made for the run, and one `writ serve` that decides who may call whom.
+// every service, and one `writ serve` that gives each of them its certificate and decides who may call whom.
 //
 // It sends a table of requests, shows what was expected and what came back, and why, as Envoy's access log tells it.
 // Then it stays up for you to try things, until Ctrl-C, which leaves nothing behind: no process, no file, no port.
@@ -47,7 +47,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.BoolVar(&o.once, "once", false, "send the table of requests and exit: 1 if an answer differs")
 	flags.BoolVar(&o.verbose, "v", false, "show what writ and the Envoys print")
-	flags.IntVar(&o.port, "port", 15001, "first of the eight ports on 127.0.0.1 that are used; 0 = any free ones")
+	flags.IntVar(&o.port, "port", 15001, "first of the nine ports on 127.0.0.1 that are used; 0 = any free ones")
 	flags.StringVar(&o.policies, "policies", "deploy/coffee-shop/policies", "directory of documents")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -85,6 +85,9 @@ func run(args []string, stdout, stderr io.Writer) (err error) {
 	defer cancel()
 	fmt.Fprintln(stderr, "Opening the coffee shop: writ, five services and their Envoys …")
 	if err := shop.open(starting, opts, stderr); err != nil {
+		return unlessEnded(ctx, err)
+	}
+	if err := shop.listIdentities(ctx, stdout); err != nil {
 		return unlessEnded(ctx, err)
 	}
 	different, err := shop.table(ctx, stdout)

@@ -16,11 +16,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+
 	"github.com/writ-auth/writ/internal/testkit"
 )
 
 // nobody is a caller without a certificate, on plaintext.
 const nobody = "(nobody)"
+
+// forgedCertificate is why a handshake is refused.
+const forgedCertificate = "its certificate is of another authority"
 
 // request is one row of the table.
 type request struct {
@@ -71,7 +77,7 @@ var requests = []request{
 	{"printer", "order-service", "GET", "/healthz", "", "", "403", "no_allow_match"},
 	{nobody, "order-service", "GET", "/healthz", "", "", "403", "deny istio-system/require-identity[0]"},
 	{nobody, "barista-service", "GET", "/healthz", "", "", "403", "unknown_workload"},
-	{"impostor", "order-service", "POST", "/orders", "", "", "refused", "its certificate is of another trust domain"},
+	{impostor, "order-service", "POST", "/orders", "", "", "refused", forgedCertificate},
 	{"inventory-service", databaseService, "TCP", "", "", "", "open", "allow coffee-shop/inventory-database[0]"},
 	{"order-service", databaseService, "TCP", "", "", "", "closed", "no_allow_match"},
 }
@@ -144,10 +150,13 @@ func (s *shop) sendHTTP(ctx context.Context, r request) (answer, why string, err
 			port = s.ports[m.port]
 		}
 	}
-	url := "https://" + local(port) + r.path
-	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: s.tlsConfig(r.caller)}
-	if r.caller == nobody {
-		url = "http://" + local(port) + r.path
+	url, transport := "http://"+local(port)+r.path, &http.Transport{DisableKeepAlives: true}
+	if r.caller != nobody {
+		config, err := s.tlsConfig(r.caller, r.service)
+		if err != nil {
+			return "", "", err
+		}
+		url, transport.TLSClientConfig = "https://"+local(port)+r.path, config
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, url, nil)
 	if err != nil {
@@ -170,7 +179,7 @@ func (s *shop) sendHTTP(ctx context.Context, r request) (answer, why string, err
 	client := http.Client{Transport: transport}
 	resp, err := client.Do(req)
 	if rejected(err) {
-		return "refused", "its certificate is of another trust domain", nil
+		return "refused", forgedCertificate, nil
 	}
 	if err != nil {
 		return "", "", err
@@ -192,9 +201,14 @@ func rejected(err error) bool {
 
 // sendTCP opens a connection to the database and says something, as its clients do.
 func (s *shop) sendTCP(ctx context.Context, r request) (answer, why string, err error) {
-	sidecar := s.sidecars["inventory-service"]
+	const service = "inventory-service"
+	config, err := s.tlsConfig(r.caller, service)
+	if err != nil {
+		return "", "", err
+	}
+	sidecar := s.sidecars[service]
 	mark := sidecar.Output.Mark()
-	dialer := tls.Dialer{Config: s.tlsConfig(r.caller)}
+	dialer := tls.Dialer{Config: config}
 	conn, err := dialer.DialContext(ctx, "tcp", local(s.ports[portDatabase]))
 	if err != nil {
 		return "", "", err
@@ -221,13 +235,21 @@ func (s *shop) sendTCP(ctx context.Context, r request) (answer, why string, err 
 	return answer, line.why(), err
 }
 
-// tlsConfig is the caller's end of mTLS.
-func (s *shop) tlsConfig(caller string) *tls.Config {
-	config := &tls.Config{RootCAs: s.ca.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS12}
-	if certificate, ok := s.clients[caller]; ok {
-		config.Certificates = []tls.Certificate{*certificate}
+// tlsConfig is the caller's end of mTLS: who answers has to be the service that was called.
+func (s *shop) tlsConfig(caller, service string) (*tls.Config, error) {
+	files := s.identity(caller)
+	if caller == impostor {
+		files = s.forged
 	}
-	return config
+	own, trusted, err := files.credentials()
+	if err != nil {
+		return nil, err
+	}
+	called, err := spiffeid.FromString(serviceID(service))
+	if err != nil {
+		return nil, err
+	}
+	return tlsconfig.MTLSClientConfig(own, trusted, tlsconfig.AuthorizeID(called)), nil
 }
 
 func waitLog(ctx context.Context, envoy *testkit.Envoy, mark int, match func(logged) bool) (found logged, err error) {

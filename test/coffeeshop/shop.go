@@ -2,17 +2,14 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,8 +25,9 @@ const (
 	portBarista
 	portDatabase // TCP, next to inventory-service
 	portDiagnostics
-	portIdentity // the identity provider; identityPort if counted from the default
-	portsUsed    // how many there are
+	portIdentity  // the identity provider; identityPort if counted from the default
+	portAuthority // where writ issues certificates
+	portsUsed     // how many there are
 )
 
 // member is one service of the shop.
@@ -47,13 +45,6 @@ var members = []member{
 	{"barista-service", portBarista, ""},
 }
 
-// strangers hold certificates of the same root, and serve nothing.
-var strangers = map[string]string{
-	"admin-service": "spiffe://cluster.local/ns/coffee-shop/sa/admin-service",
-	"printer":       "spiffe://cluster.local/ns/office/sa/printer",
-	"impostor":      "spiffe://evil.example/ns/coffee-shop/sa/order-service",
-}
-
 const databaseService = "inventory-database"
 
 // shop is everything that runs.
@@ -62,10 +53,9 @@ type shop struct {
 	policies  string // absolute
 	writ      string // binary
 	ports     [portsUsed]int
-	ca        *testkit.CA
-	clients   map[string]*tls.Certificate // by name
 	authority *testkit.Authority
-	identity  *testkit.IdentityProvider
+	provider  *testkit.IdentityProvider // of customers
+	forged    identity                  // the impostor's
 	sidecars  map[string]*testkit.Envoy // by service
 
 	mu      sync.Mutex
@@ -96,9 +86,6 @@ func (s *shop) open(ctx context.Context, opts options, stderr io.Writer) error {
 	if err := s.aimPolicies(); err != nil {
 		return err
 	}
-	if err := s.makeCertificates(); err != nil {
-		return err
-	}
 	if err := s.startIdentityProvider(ctx); err != nil {
 		return err
 	}
@@ -110,6 +97,9 @@ func (s *shop) open(ctx context.Context, opts options, stderr io.Writer) error {
 		return err
 	}
 	if err := s.startAuthority(ctx, tee); err != nil {
+		return err
+	}
+	if err := s.issue(ctx); err != nil {
 		return err
 	}
 	return s.startServices(ctx, envoy, tee)
@@ -162,66 +152,6 @@ func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(
 
 func (s *shop) file(name string) string { return filepath.Join(s.dir, name) }
 
-// makeCertificates gives every service and every stranger an identity.
-func (s *shop) makeCertificates() error {
-	var err error
-	if s.ca, err = testkit.NewCA("Coffee shop, for one run"); err != nil {
-		return err
-	}
-	if err := s.ca.Write(s.file("ca.pem")); err != nil {
-		return err
-	}
-	ids := maps.Clone(strangers)
-	for _, m := range members {
-		ids[m.name] = serviceID(m.name)
-	}
-	s.clients = map[string]*tls.Certificate{}
-	for name, id := range ids {
-		leaf, err := s.ca.Leaf(testkit.Names{URIs: []string{id}, DNS: []string{"localhost", name}, IPs: []string{"127.0.0.1"}})
-		if err != nil {
-			return err
-		}
-		if err := testkit.WriteLeaf(leaf, s.file(name+".pem")); err != nil {
-			return err
-		}
-		s.clients[name] = leaf
-	}
-	return nil
-}
-
-func serviceID(name string) string { return "spiffe://cluster.local/ns/coffee-shop/sa/" + name }
-
-// startAuthority writes writ.yaml and runs `writ serve` on it.
-func (s *shop) startAuthority(ctx context.Context, tee io.Writer) error {
-	config := fmt.Sprintf(`# The coffee shop's authority. Every key: docs/configuration.md
-trust_domain: cluster.local
-root_namespace: istio-system
-documents: %s
-authz:
-  listen: unix:authz.sock
-  decision_log: {to: decisions.jsonl, log: all}
-  jwks:
-    allow_networks: [127.0.0.1]         # by default no key is fetched from this machine or a private network
-    ca: {127.0.0.1: identity-ca.pem}    # besides the system's CAs, for this host alone
-admin: unix:admin.sock
-diagnostics: %s
-`, s.policies, local(s.ports[portDiagnostics]))
-	if err := os.WriteFile(s.file("writ.yaml"), []byte(config), 0o600); err != nil {
-		return err
-	}
-	authority, err := testkit.StartAuthority(ctx, testkit.AuthorityConfig{
-		Binary: s.writ, Config: s.file("writ.yaml"), Tee: tee,
-	})
-	if err != nil {
-		return err
-	}
-	s.authority = authority
-	s.later(func() error { authority.Stop(); return nil })
-	ready, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	return authority.WaitReady(ready)
-}
-
 // startServices starts the backends and, all at once, their Envoys.
 func (s *shop) startServices(ctx context.Context, envoy string, tee io.Writer) error {
 	order := new(orderService)
@@ -257,7 +187,7 @@ func (s *shop) startServices(ctx context.Context, envoy string, tee io.Writer) e
 func (s *shop) sidecar(m member, backend, database string) sidecar {
 	config := sidecar{
 		Service: m.name, Port: s.ports[m.port], Labels: m.labels, Backend: backend,
-		Certificate: s.file(m.name + ".pem"), CA: s.file("ca.pem"), Writ: s.file("authz.sock"),
+		Identity: s.identity(m.name), Writ: s.file("authz.sock"),
 	}
 	switch m.port {
 	case portInventory:

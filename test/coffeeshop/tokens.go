@@ -36,18 +36,18 @@ func (s *shop) startIdentityProvider(ctx context.Context) error {
 	if err := ca.Write(s.file("identity-ca.pem")); err != nil {
 		return err
 	}
-	s.identity, err = testkit.ServeIdentityProvider(ctx, testkit.IdentityProviderConfig{
+	s.provider, err = testkit.ServeIdentityProvider(ctx, testkit.IdentityProviderConfig{
 		Address: local(s.ports[portIdentity]), Issuer: "https://auth.coffeeshop.com", CA: ca,
 	})
 	if err != nil {
 		return err
 	}
-	s.later(s.identity.Close)
-	if err := os.WriteFile(s.file("keys.json"), []byte(s.identity.JWKS()), 0o600); err != nil {
+	s.later(s.provider.Close)
+	if err := os.WriteFile(s.file("keys.json"), []byte(s.provider.JWKS()), 0o600); err != nil {
 		return err
 	}
 	for name, token := range tokens {
-		if err := os.WriteFile(s.file(name+".jwt"), []byte(s.identity.Sign(token)), 0o600); err != nil {
+		if err := os.WriteFile(s.file(name+".jwt"), []byte(s.provider.Sign(token)), 0o600); err != nil {
 			return err
 		}
 	}
@@ -57,7 +57,7 @@ func (s *shop) startIdentityProvider(ctx context.Context) error {
 // token is the token of a row: one of the files, or one signed with the provider's RS256 key of that kid.
 func (s *shop) token(name string) (string, error) {
 	if kid, ok := strings.CutPrefix(name, "signed with "); ok {
-		return s.identity.Sign(testkit.Token{Algorithm: "RS256", Key: kid, Claims: tokens["alice"].Claims}), nil
+		return s.provider.Sign(testkit.Token{Algorithm: "RS256", Key: kid, Claims: tokens["alice"].Claims}), nil
 	}
 	text, err := os.ReadFile(s.file(name + ".jwt"))
 	return string(text), err

@@ -74,7 +74,7 @@ spec:
 	}{
 		{"a document that was never valid", brokenDeny + "---" + allowAll, nil, "deny", "broken_policy"},
 		{"text that is no YAML", "}}: [", nil, "deny", "broken_policy"},
-		{"a provider that does not exist", custom, nil, "custom", "custom_unavailable"},
+		{"a provider that does not exist", custom, nil, "custom", "provider_unknown"},
 		{"labels that cannot be read", allowAll, []edit{{"writ.labels: app=order-service,version=v1", "writ.labels: '=,='"}}, "system", ""},
 		{"a namespace that cannot be one", allowAll, []edit{{extensions, "writ.namespace: ''"}}, "system", "unknown_workload"},
 	} {

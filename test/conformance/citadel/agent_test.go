@@ -18,36 +18,34 @@ import (
 	"istio.io/istio/security/pkg/nodeagent/cache"
 	"istio.io/istio/security/pkg/nodeagent/caclient/providers/citadel"
 	"istio.io/istio/security/pkg/nodeagent/sds"
+
+	"github.com/writ-auth/writ/test/conformance/citadel/internal/built"
 )
 
 const secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
-// options are what pilot-agent makes of its environment.
-func (a *authority) options(t *testing.T, token string) *security.Options {
+// options are what pilot-agent makes of its environment, for an authority at this address.
+func options(t *testing.T, address, token string) *security.Options {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "istio-token")
 	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fetcher, err := credentialfetcher.NewCredFetcher(security.JWT, trustDomain, file, "")
+	fetcher, err := credentialfetcher.NewCredFetcher(security.JWT, built.TrustDomain, file, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &security.Options{
-		CAEndpoint: a.address, CAProviderName: "Citadel", TrustDomain: trustDomain, WorkloadNamespace: "coffee-shop",
+		CAEndpoint: address, CAProviderName: "Citadel", TrustDomain: built.TrustDomain, WorkloadNamespace: "coffee-shop",
 		ServiceAccount: "order", ClusterID: "c1", ECCSigAlg: "ECDSA", SecretTTL: 24 * time.Hour,
 		SecretRotationGracePeriodRatio: 0.5, SecretRotationGracePeriodRatioJitter: 0.01, CredFetcher: fetcher,
 	}
 }
 
-// client is Istio's client of the service.
-func (a *authority) client(t *testing.T, options *security.Options, more ...func(*citadel.TLSOptions)) *citadel.CitadelClient {
+// client is Istio's client of an authority with these roots.
+func client(t *testing.T, options *security.Options, roots string, more ...func(*citadel.TLSOptions)) *citadel.CitadelClient {
 	t.Helper()
-	root := filepath.Join(t.TempDir(), "root.pem")
-	if err := os.WriteFile(root, []byte(a.roots), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	tlsOptions := &citadel.TLSOptions{RootCert: root}
+	tlsOptions := &citadel.TLSOptions{RootCert: roots}
 	for _, change := range more {
 		change(tlsOptions)
 	}
@@ -55,20 +53,22 @@ func (a *authority) client(t *testing.T, options *security.Options, more ...func
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(client.Close)
 	return client
 }
 
-// agent is the part of istio-agent between the service and Envoy.
+// agent is the part of istio-agent between the authority and Envoy.
 type agent struct {
 	socket string
+	failed chan struct{} // gets something, if there is room, when a stream ends by itself
 }
 
 // startAgent runs the secret cache and the SDS server, in a directory of its own because their socket's path is relative.
-func (a *authority) startAgent(t *testing.T) *agent {
+func startAgent(t *testing.T, a *built.Authority) *agent {
 	t.Helper()
 	t.Chdir(t.TempDir())
-	options := a.options(t, a.token(t, "coffee-shop", "order"))
-	manager, err := cache.NewSecretManagerClient(a.client(t, options), options)
+	options := options(t, a.Address, a.Issuer.Token(t, "coffee-shop", "order"))
+	manager, err := cache.NewSecretManagerClient(client(t, options, a.RootsFile()), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,18 +82,24 @@ func (a *authority) startAgent(t *testing.T) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &agent{socket: socket}
+	return &agent{socket: socket, failed: make(chan struct{}, 1)}
+}
+
+// delivery is a secret as it comes to Envoy.
+type delivery struct {
+	*tlsv3.Secret
+	at time.Time
 }
 
 // subscribe opens a stream for one secret, as Envoy does, and acknowledges what comes.
-func (g *agent) subscribe(t *testing.T, name string) <-chan *tlsv3.Secret {
+func (g *agent) subscribe(t *testing.T, name string) <-chan delivery {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+g.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	secrets := make(chan *tlsv3.Secret, 64)
+	secrets := make(chan delivery, 64)
 	done := make(chan struct{})
 	t.Cleanup(func() {
 		stop()
@@ -105,6 +111,10 @@ func (g *agent) subscribe(t *testing.T, name string) <-chan *tlsv3.Secret {
 		for ctx.Err() == nil { // a stream ends while the authority is away; Envoy opens another one
 			g.follow(ctx, conn, name, secrets)
 			select {
+			case g.failed <- struct{}{}:
+			default:
+			}
+			select {
 			case <-ctx.Done():
 			case <-time.After(200 * time.Millisecond):
 			}
@@ -113,7 +123,7 @@ func (g *agent) subscribe(t *testing.T, name string) <-chan *tlsv3.Secret {
 	return secrets
 }
 
-func (g *agent) follow(ctx context.Context, conn *grpc.ClientConn, name string, secrets chan<- *tlsv3.Secret) {
+func (g *agent) follow(ctx context.Context, conn *grpc.ClientConn, name string, secrets chan<- delivery) {
 	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(ctx, grpc.WaitForReady(true))
 	if err != nil {
 		return
@@ -132,7 +142,7 @@ func (g *agent) follow(ctx context.Context, conn *grpc.ClientConn, name string, 
 		for _, resource := range answer.GetResources() {
 			secret := &tlsv3.Secret{}
 			if err := resource.UnmarshalTo(secret); err == nil {
-				secrets <- secret
+				secrets <- delivery{secret, time.Now()}
 			}
 		}
 		request.VersionInfo, request.ResponseNonce = answer.GetVersionInfo(), answer.GetNonce()
@@ -140,13 +150,13 @@ func (g *agent) follow(ctx context.Context, conn *grpc.ClientConn, name string, 
 }
 
 // next is the next secret of a stream.
-func next(t *testing.T, secrets <-chan *tlsv3.Secret, within time.Duration) *tlsv3.Secret {
+func next(t *testing.T, secrets <-chan delivery, within time.Duration) delivery {
 	t.Helper()
 	select {
 	case s := <-secrets:
 		return s
 	case <-time.After(within):
 		t.Fatalf("no secret within %v", within)
-		return nil
+		return delivery{}
 	}
 }
