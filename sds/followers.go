@@ -50,10 +50,12 @@ func (i *Inventory) Consumers() []Consumer {
 			out = append(out, Consumer{Name: key.name, ID: id, Bundle: f.bundle, Connected: connected, Until: f.until, Secret: key.secret})
 		}
 	}
+	here := map[followerKey]bool{}
 	for _, st := range i.server.all() {
 		st.mu.Lock()
 		for n := range st.subs {
 			if key, f, ok := st.follower(&st.subs[n]); ok {
+				here[key] = true
 				add(key, f, true)
 			}
 		}
@@ -62,10 +64,11 @@ func (i *Inventory) Consumers() []Consumer {
 	now := i.server.cfg.Now()
 	i.followers.mu.Lock()
 	for key, f := range i.followers.gone {
-		if now.Before(f.until) {
-			add(key, f, false)
-		} else {
+		switch {
+		case !now.Before(f.until):
 			delete(i.followers.gone, key)
+		case !here[key]:
+			add(key, f, false)
 		}
 	}
 	i.followers.mu.Unlock()
@@ -133,15 +136,4 @@ func (f *followers) forgetFirst() {
 		}
 	}
 	delete(f.gone, first)
-}
-
-// returned forgets that the followers on a stream were away. Callers hold the stream's mu.
-func (i *Inventory) returned(st *stream) {
-	for n := range st.subs {
-		if key, _, ok := st.follower(&st.subs[n]); ok {
-			i.followers.mu.Lock()
-			delete(i.followers.gone, key)
-			i.followers.mu.Unlock()
-		}
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -121,8 +122,10 @@ func (s *Server) identity(c *contents, caller *Caller, e *Entitlement, id spiffe
 		return found{refused: notTheirs(e, id.String())}
 	case caller.Peer == nil && !s.cfg.KeysOverNetwork:
 		return found{refused: refuse(codes.PermissionDenied, ReasonKeys, "private keys leave through a Unix socket only: ask there for "+id.String())}
-	case ok:
+	case ok && s.cfg.Now().Before(held.secret.notAfter):
 		return found{secret: held.secret}
+	case ok:
+		return found{wait: "the certificate of " + id.String() + " ended at " + held.secret.notAfter.UTC().Format(time.RFC3339)}
 	}
 	return found{wait: s.why(id)}
 }

@@ -44,15 +44,15 @@ type Config struct {
 	KeysOverNetwork bool
 
 	// Why says why there is no certificate of an identity, or no bundle of a trust domain, for status; nil or an empty answer
-	// for a general reason. It is called often and must be quick.
+	// for a general reason. It is called often, must be quick, and must not call the server.
 	Why func(spiffeid.ID) string
 
 	// Services registers what else is served on the Unix socket, such as the SPIFFE Workload API. Its callers are told by
 	// [Server.Identify]. May be nil.
 	Services func(grpc.ServiceRegistrar)
 
-	MaxStreams     int           // of all callers
-	MaxPerCaller   int           // streams of one process, or of one client certificate's identity
+	MaxStreams     int           // of all callers, FetchSecrets calls that wait included
+	MaxPerCaller   int           // the same of one process, or of one client certificate's identity
 	MaxConnections int           // to the Unix socket; one user may have three quarters of them
 	FetchTimeout   time.Duration // how long FetchSecrets waits for a secret that is not there yet
 	DrainTimeout   time.Duration // how long calls may take to end when the server does
@@ -109,8 +109,9 @@ type Server struct {
 
 	mu        sync.Mutex // guards what follows
 	streams   map[*stream]struct{}
-	perCaller map[string]int
-	running   int // how many Runs are at work
+	calls     int            // streams, and fetches that wait
+	perCaller map[string]int // calls
+	running   int            // how many Runs are at work
 }
 
 // counts are what metrics tell.
@@ -144,8 +145,19 @@ func (s *Server) Register(r grpc.ServiceRegistrar) { r.RegisterService(serviceDe
 // Run tells streams of what has changed, roots before identities, until ctx is done. Then it ends all streams with
 // Unavailable: proxies keep what they have and come back (identity §4.3). It returns nil.
 func (s *Server) Run(ctx context.Context) error {
+	s.begin()
+	s.follow(ctx)
+	return nil
+}
+
+// begin has streams answered.
+func (s *Server) begin() {
 	s.advance(s.cfg.Vault.load())
 	s.setRunning(1)
+}
+
+// follow does the work of Run after begin.
+func (s *Server) follow(ctx context.Context) {
 	defer func() {
 		if s.setRunning(-1) == 0 {
 			stopping := refuse(codes.Unavailable, ReasonUncertain, "the server is stopping")
@@ -164,7 +176,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.update(s.cfg.Vault.load(), asked || first)
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-contents:
 		case <-entitlement:
 		}
@@ -225,9 +237,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	stopped := make(chan struct{})
+	s.begin() // before the first stream comes
 	go func() {
 		defer close(stopped)
-		_ = s.Run(running) // always nil
+		s.follow(running)
 	}()
 	defer func() {
 		stop()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -377,8 +378,10 @@ func TestRegisterWithoutRun(t *testing.T) {
 
 // Followers stay listed after they left, for they still trust what they had.
 func TestConsumers(t *testing.T) {
-	now := time.Now()
-	f := start(t, func(c *sds.Config) { c.Now = func() time.Time { return now } })
+	var ahead atomic.Int64 // of the clock
+	f := start(t, func(c *sds.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
 	f.entries.set(sds.Entitlement{Identities: []spiffeid.ID{id(t, payment), id(t, order)}, Bundles: true}, nil)
 	f.newIdentity(payment)
 	f.setBundle(3, nil)
@@ -404,7 +407,7 @@ func TestConsumers(t *testing.T) {
 	eventually(t, func() string { return followsAll(f, 2, 4, true) })
 	_ = s.stream.CloseSend()
 	eventually(t, func() string { return followsAll(f, 2, 4, false) })
-	now = now.Add(sds.DefaultRemember)
+	ahead.Store(int64(sds.DefaultRemember))
 	if wrong := followsAll(f, 0, 0, false); wrong != "" {
 		t.Error(wrong)
 	}
@@ -482,4 +485,24 @@ func series(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 		}
 	}
 	return out
+}
+
+// A proxy that starts while the certificate that is here has ended waits for the next, and status says so.
+func TestEndedCertificateIsNotSent(t *testing.T) {
+	var clock atomic.Int64 // seconds ahead
+	f := start(t, func(c *sds.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(clock.Load()) * time.Second) }
+	})
+	f.newIdentity(payment)
+	clock.Store(2 * 3600)
+	s := f.sotw()
+	s.ask(nil, "default")
+	eventually(t, func() string {
+		if got := f.server.Inventory().Snapshot().Streams; len(got) == 0 || len(got[0].Secrets) == 0 || !strings.Contains(got[0].Secrets[0].Waiting, "ended at") {
+			return "not waiting"
+		}
+		return ""
+	})
+	f.setIdentity(f.root.leaf(t, payment, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(3 * time.Hour) }))
+	s.next()
 }

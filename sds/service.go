@@ -81,18 +81,36 @@ func (st *stream) receive() error {
 func (s *Server) open(st *stream) *refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := st.caller.key()
-	switch {
-	case s.running == 0:
+	if s.running == 0 {
 		return refuse(codes.Unavailable, ReasonUncertain, "the server is starting or stopping")
-	case len(s.streams) >= s.cfg.MaxStreams:
-		return refuse(codes.ResourceExhausted, ReasonLimit, fmt.Sprintf("more than %d streams", s.cfg.MaxStreams))
-	case s.perCaller[key] >= s.cfg.MaxPerCaller:
-		return refuse(codes.ResourceExhausted, ReasonLimit, fmt.Sprintf("more than %d streams of one caller", s.cfg.MaxPerCaller))
+	}
+	if refused := s.enter(st.caller.key()); refused != nil {
+		return refused
 	}
 	s.streams[st] = struct{}{}
+	s.cfg.Logger.Debug("an SDS stream was opened", "protocol", st.protocol(), "caller", st.caller, "program", st.program)
+	return nil
+}
+
+// enter counts a call, if there is room. Callers hold mu.
+func (s *Server) enter(key string) *refusal {
+	switch {
+	case s.calls >= s.cfg.MaxStreams:
+		return refuse(codes.ResourceExhausted, ReasonLimit, fmt.Sprintf("more than %d calls", s.cfg.MaxStreams))
+	case s.perCaller[key] >= s.cfg.MaxPerCaller:
+		return refuse(codes.ResourceExhausted, ReasonLimit, fmt.Sprintf("more than %d calls of one caller", s.cfg.MaxPerCaller))
+	}
+	s.calls++
 	s.perCaller[key]++
 	return nil
+}
+
+// leave forgets a call that was counted. Callers hold mu.
+func (s *Server) leave(key string) {
+	s.calls--
+	if s.perCaller[key]--; s.perCaller[key] == 0 {
+		delete(s.perCaller, key)
+	}
 }
 
 // close ends a stream for good, and returns what its call answers. After it nothing is sent any more.
@@ -112,11 +130,7 @@ func (s *Server) close(st *stream, err error) error {
 
 	s.mu.Lock()
 	delete(s.streams, st)
-	if key := st.caller.key(); s.perCaller[key] > 1 {
-		s.perCaller[key]--
-	} else {
-		delete(s.perCaller, key)
-	}
+	s.leave(st.caller.key())
 	s.mu.Unlock()
 
 	s.cfg.Logger.Debug("an SDS stream ended", "protocol", st.protocol(), "caller", st.caller, "node", node, "error", err)
@@ -159,6 +173,17 @@ func (s *Server) fetch(ctx context.Context, r *request) (*response, error) {
 	if refused != nil {
 		return nil, s.turnAway(caller, "", refused)
 	}
+	s.mu.Lock()
+	refused = s.enter(caller.key())
+	s.mu.Unlock()
+	if refused != nil {
+		return nil, s.turnAway(caller, r.node, refused)
+	}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.leave(caller.key())
+	}()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.FetchTimeout)
 	defer cancel()
 	for {

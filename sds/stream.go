@@ -97,20 +97,29 @@ func (st *stream) handle(r *request) *refusal {
 		st.started = true
 	}
 	c := st.server.current.Load()
+	if st.onlyTrust(r.names) {
+		c = st.server.cfg.Vault.load() // roots may be early
+	}
 	if st.contents != nil && c.generation < st.contents.generation {
 		c = st.contents // never go back
 	}
 	st.contents = c
-	var refused *refusal
 	if st.delta {
-		refused = st.handleDelta(c, r, first)
-	} else {
-		refused = st.handleSotW(c, r, first)
+		return st.handleDelta(c, r, first)
 	}
-	if first {
-		st.server.inventory.returned(st)
+	return st.handleSotW(c, r, first)
+}
+
+// onlyTrust reports whether a stream, with some more names, has nothing but what verifies others.
+func (st *stream) onlyTrust(names []string) bool {
+	trust := !st.wildcard && len(st.subs)+len(names) > 0
+	for i := range st.subs {
+		trust = trust && st.subs[i].trust
 	}
-	return refused
+	for _, name := range names {
+		trust = trust && st.server.isTrust(name)
+	}
+	return trust
 }
 
 func wrongType(asked string) *refusal {
@@ -145,10 +154,14 @@ func (st *stream) update(c *contents, entitlement, trust bool) {
 
 // end has the call return r. Callers hold mu.
 func (st *stream) end(r *refusal) {
-	if st.ended == nil {
-		st.ended = r
-		st.cancel(r)
+	if st.ended != nil {
+		return
 	}
+	if !r.noted {
+		st.server.refused(st.caller, st.node, "", r)
+	}
+	st.ended = r
+	st.cancel(r)
 }
 
 // answer sends what the client lacks, if anything. It is asked after every request and every change. Callers hold mu.

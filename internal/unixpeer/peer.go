@@ -22,8 +22,8 @@ type Peer struct {
 	GID uint32
 
 	proc    *os.Root
-	started string
 	handle  *os.File // pidfd; nil if the kernel gives none
+	started string   // start time; empty if there is a handle
 	closed  atomic.Bool
 }
 

@@ -44,8 +44,8 @@ func of(fd int) (*Peer, error) {
 		return nil, fmt.Errorf("process %d: %w", credentials.Pid, err)
 	}
 	p := &Peer{PID: int(credentials.Pid), UID: credentials.Uid, GID: credentials.Gid, proc: proc}
-	if p.started, err = p.startTime(); err == nil {
-		p.handle, err = handleOf(fd)
+	if p.handle, err = handleOf(fd); err == nil && p.handle == nil {
+		p.started, err = p.startTime()
 	}
 	if err == nil {
 		// It runs: so the directory that was opened by its number is its own.

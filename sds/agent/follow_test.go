@@ -137,21 +137,17 @@ func TestTaintWithoutEffect(t *testing.T) {
 	})
 }
 
-// TestThousandAgents: a thousand agents that learn at one moment that their root is tainted come spread over a minute, and
-// none of them too late. The authority would take a thousand in a second.
-func TestThousandAgents(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a thousand agents take a few seconds")
-	}
+// TestManyAgents: agents that learn at one moment that their root is tainted come spread over a minute, and none of them too
+// late. TestSpread has a thousand of them.
+func TestManyAgents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, vault := newWorld(t), &sds.Vault{}
-		w.t = t
 		second := newRoot(t, "root 2")
 		publish(t, vault, 1, nil, w.root.cert, second.cert)
 		w.roots = append(w.roots, second.cert)
 		w.serve("a.test:8081", vault)
 		w.answer = func(c *call) (*securityv1.IstioCertificateResponse, error) { return c.certify(nodeID, nil), nil }
-		const agents = 1000
+		const agents = 150
 		var all []*running
 		for range agents {
 			all = append(all, w.start(func(c *agent.Config) {
@@ -176,7 +172,7 @@ func TestThousandAgents(t *testing.T) {
 		for _, n := range perSecond {
 			busiest = max(busiest, n)
 		}
-		if len(calls) != agents || busiest > 45 {
+		if len(calls) != agents || busiest > 12 {
 			t.Errorf("%d renewals, %d in the busiest second", len(calls), busiest)
 		}
 	})

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
@@ -284,6 +284,10 @@ func (a *Agent) failed(k *keeper, outcome Outcome, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
+	said := ""
+	if k.err != nil {
+		said = k.err.Error()
+	}
 	k.failures++
 	k.err, k.errTime, k.why = err, now, whyRetry
 	if outcome == Unreachable {
@@ -297,15 +301,17 @@ func (a *Agent) failed(k *keeper, outcome Outcome, err error) {
 	if k != a.own && status.Code(err) == codes.Unauthenticated && a.own.failures == 0 {
 		a.own.due = now
 	}
-	if slices.Contains([]Outcome{Refused, NoProof}, outcome) && k == a.own && a.own.now == nil {
-		k.due = minTime(k.due, now.Add(firstRefusedMost))
+	level := k.alarm(now, a.cfg.AlarmPart).log()
+	spent := k == a.own && k.now == nil && a.cfg.TokenFile == "" && status.Code(err) == codes.Unauthenticated
+	if outcome == NoProof || spent { // nobody will be asked: looking for another token costs nothing
+		k.due = now.Add(proofEvery)
 	}
-	a.log.Log(context.Background(), k.alarm(now, a.cfg.AlarmPart).log(), "a certificate was not obtained", "id", k.id, "outcome", string(outcome),
+	if outcome == NoProof && said == err.Error() {
+		level = slog.LevelDebug
+	}
+	a.log.Log(context.Background(), level, "a certificate was not obtained", "id", k.id, "outcome", string(outcome),
 		"attempt", k.failures, "again", k.due.Sub(now).Round(time.Millisecond), "left", k.left(now).Round(time.Second), "error", err)
 }
-
-// firstRefusedMost is how long an agent without any certificate waits after a no: somebody is about to bring a token.
-const firstRefusedMost = 15 * time.Second
 
 // leastLeft is the time left of the certificate that ends first, 0 if there is none.
 func (a *Agent) leastLeft(now time.Time) time.Duration {
@@ -324,11 +330,4 @@ func (k *keeper) left(now time.Time) time.Duration {
 		return 0
 	}
 	return k.now.notAfter().Sub(now)
-}
-
-func minTime(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }

@@ -19,6 +19,8 @@ const (
 
 	refusedLeast = 5 * time.Second // a no is not a failure: asking again soon does not change it
 	refusedMost  = 5 * time.Minute
+
+	proofEvery = 3 * time.Second // between looks for a token while there is no proof at all
 )
 
 // life is how long a certificate is of use, from when it was received. It is counted from there and not from notBefore,
