@@ -21,7 +21,7 @@ const (
 	AlarmSelfCheck   AlarmCode = "self_check"   // a certificate was not what was approved: nothing was issued
 	AlarmReload      AlarmCode = "reload"       // the plugged-in authority's files were refused, the last good ones stay
 	AlarmCRL         AlarmCode = "crl"          // a CRL could not be made
-	AlarmLedger      AlarmCode = "ledger"       // an outcome could not be recorded
+	AlarmLedger      AlarmCode = "ledger"       // an intent or an outcome could not be recorded
 	AlarmBundle      AlarmCode = "bundle"       // the bundle nears its limit of roots
 )
 

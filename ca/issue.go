@@ -157,6 +157,9 @@ func (a *Authority) intend(ctx context.Context, s *signing, l *leaf, ap *Approva
 		case errors.Is(err, ErrKeyInUse):
 			return nil, refuse(ReasonKeyReused, "the key %x was used for another identity: make a new key", l.key.hash)
 		case !errors.Is(err, ErrSerialExists):
+			if errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrOverloaded) && ctx.Err() == nil { // a full disk, a database that is gone
+				a.alarms.raise(AlarmLedger, err.Error(), a.cfg.Now())
+			}
 			return nil, fmt.Errorf("record the intent: %w", err)
 		}
 	}

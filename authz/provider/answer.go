@@ -82,7 +82,6 @@ func decodeAllowed(ok *authv3.OkHttpResponse, a *authz.Answer) (err error) {
 // decodeDenial never fails: what of a denial cannot be passed on is left out, and it stays a denial.
 func decodeDenial(r *authv3.CheckResponse, code codes.Code, a *authz.Answer) error {
 	denied := r.GetDeniedResponse()
-	a.Allow, a.Body = false, denied.GetBody()
 	a.Detail = "status " + code.String()
 	if text := r.GetStatus().GetMessage(); text != "" {
 		a.Detail += ": " + excerpt(text)
@@ -91,6 +90,11 @@ func decodeDenial(r *authv3.CheckResponse, code codes.Code, a *authz.Answer) err
 		a.Status = status
 	} else if status != 0 {
 		a.Detail += fmt.Sprintf("; left out: HTTP status %d, want 200 to 599", status)
+	}
+	if body := denied.GetBody(); len(body) <= authz.MaxProviderBody {
+		a.Body = body
+	} else {
+		a.Detail += fmt.Sprintf("; left out: a body of more than %d bytes", authz.MaxProviderBody)
 	}
 	for i, o := range denied.GetHeaders() {
 		h, err := headerChange(o, authz.HeaderOverwrite)

@@ -87,7 +87,7 @@ func says(ctx context.Context, err error, lasted time.Duration) (something, fail
 		failed = ctx.Err() == nil
 		return failed, failed
 	case authz.ReasonProviderTimeout:
-		failed = lasted >= patience && errors.Is(ctx.Err(), context.DeadlineExceeded)
+		failed = lasted >= patience && !errors.Is(ctx.Err(), context.Canceled)
 		return failed, failed
 	case authz.ReasonProviderBadRequest:
 		return false, false

@@ -112,7 +112,8 @@ func (c *GRPCConfig) dialOptions() ([]grpc.DialOption, error) {
 	return append(options, grpc.WithTransportCredentials(&handshaker{id})), nil
 }
 
-// Ask implements [authz.Provider]. It forwards the CheckRequest byte by byte.
+// Ask implements [authz.Provider]. It forwards the CheckRequest byte by byte; if Envoy encodes raw headers, the headers
+// in its usual form go with them, because that is what most servers read.
 func (p *GRPC) Ask(ctx context.Context, q *authz.Question, a *authz.Answer) error {
 	if q.Raw == nil {
 		return faultf(authz.ReasonProviderBadRequest, "there is no CheckRequest to forward: a remote gRPC provider answers a running Envoy only")
@@ -122,16 +123,17 @@ func (p *GRPC) Ask(ctx context.Context, q *authz.Question, a *authz.Answer) erro
 		return err
 	}
 	defer end()
-	return p.breaker.guard(ctx, func(probe bool) error { return p.ask(ctx, q, a, probe) })
+	check := message{q.Raw, joinedHeaders(q.Request)}
+	return p.breaker.guard(ctx, func(probe bool) error { return p.ask(ctx, check, a, probe) })
 }
 
-func (p *GRPC) ask(ctx context.Context, q *authz.Question, a *authz.Answer, probe bool) error {
+func (p *GRPC) ask(ctx context.Context, check message, a *authz.Answer, probe bool) error {
 	conn := p.conns[int(p.next.Add(1))%len(p.conns)]
 	if probe { // finds out how the server is now and not how it was at the last attempt
 		conn.ResetConnectBackoff()
 	}
 	var answer []byte
-	err := conn.Invoke(ctx, checkMethod, q.Raw, &answer,
+	err := conn.Invoke(ctx, checkMethod, check, &answer,
 		grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(p.limit), grpc.WaitForReady(probe))
 	if err != nil {
 		return p.fault(ctx, err)
@@ -146,6 +148,8 @@ func (p *GRPC) fault(ctx context.Context, err error) *authz.Fault {
 	switch code := s.Code(); {
 	case ctx.Err() != nil:
 		return ended(ctx, err)
+	case code == codes.DeadlineExceeded: // the server is told the deadline, and may find it passed a moment before us
+		return faultf(authz.ReasonProviderTimeout, "no answer in time: %s", text)
 	case code == codes.Unavailable, code == codes.Canceled: // we did not cancel it: the stream was reset
 		return faultf(authz.ReasonProviderUnreachable, "%s", text)
 	case code == codes.ResourceExhausted && strings.HasPrefix(s.Message(), "grpc: received message larger than max"):
@@ -172,6 +176,9 @@ func (p *GRPC) Close() error {
 	return nil
 }
 
+// message is a protobuf message in parts that follow each other on the wire.
+type message [2][]byte
+
 // rawCodec passes messages through as they stand on the wire.
 type rawCodec struct{}
 
@@ -181,7 +188,13 @@ func (rawCodec) Name() string { return "" }
 // Marshal implements [encoding.CodecV2]. The question is copied, because the library may still be sending it when a
 // call that was given up has returned.
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.Copy(v.([]byte), mem.DefaultBufferPool())}, nil
+	var out mem.BufferSlice
+	for _, part := range v.(message) {
+		if len(part) > 0 {
+			out = append(out, mem.Copy(part, mem.DefaultBufferPool()))
+		}
+	}
+	return out, nil
 }
 
 // Unmarshal implements [encoding.CodecV2].

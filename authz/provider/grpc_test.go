@@ -3,12 +3,14 @@ package provider_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/google/go-cmp/cmp"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/authz/provider"
+	"github.com/writ-auth/writ/policy"
 )
 
 func TestGRPCAnswers(t *testing.T) {
@@ -84,6 +87,26 @@ func TestGRPCAnswers(t *testing.T) {
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestLargeDenials has denials with bodies that providers may send and that no client gets.
+func TestLargeDenials(t *testing.T) {
+	noLeaks(t)
+	body := strings.Repeat("x", authz.MaxProviderBody+1)
+	const limit = 2 << 20
+	for kind, p := range map[string]closer{
+		"grpc": newGRPC(t, provider.GRPCConfig{MaxAnswerBytes: limit, Target: serveChecks(t, denyWith(body))}),
+		"http": newHTTP(t, provider.HTTPConfig{MaxAnswerBytes: limit, Target: serveHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, body, http.StatusForbidden)
+		}).URL}),
+	} {
+		t.Run(kind, func(t *testing.T) {
+			var a authz.Answer
+			if err := p.Ask(within(t, plenty), question(t), &a); err != nil || a.Allow || a.Body != "" || !strings.Contains(a.Detail, "more than 1048576 bytes") {
+				t.Errorf("a body of %d bytes, detail %q, allow %v, error %v", len(a.Body), a.Detail, a.Allow, err)
 			}
 		})
 	}
@@ -169,6 +192,29 @@ func TestGRPCForwardsBytes(t *testing.T) {
 		if got := <-seen; got != want {
 			t.Errorf("the server saw\n%s, want\n%s", got, want)
 		}
+	}
+}
+
+// TestGRPCRawHeaders has Envoy encode raw headers: servers that read the usual form find it as well.
+func TestGRPCRawHeaders(t *testing.T) {
+	seen := make(chan *authv3.AttributeContext_HttpRequest, 1)
+	p := newGRPC(t, provider.GRPCConfig{Target: serveChecks(t, func(_ context.Context, r *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+		seen <- r.GetAttributes().GetRequest().GetHttp()
+		return &authv3.CheckResponse{Status: &rpcstatus.Status{}}, nil
+	})})
+	q := questionWith(t, "GET", "/menu", "coffee", nil)
+	q.Request.RawHeaders = true
+	q.Request.Headers = []policy.Header{{Name: ":path", Value: "/menu"}, {Name: "x-a", Value: "1"}, {Name: "x-b", Value: "\xff\uFFFDé\xc3"}, {Name: "x-a", Value: "2"}}
+	var a authz.Answer
+	if err := p.Ask(within(t, plenty), q, &a); err != nil {
+		t.Fatal(err)
+	}
+	got := <-seen
+	if diff := cmp.Diff(map[string]string{":path": "/menu", "x-a": "1,2", "x-b": "!\uFFFDé!"}, got.GetHeaders()); diff != "" {
+		t.Errorf("headers (-want +got):\n%s", diff)
+	}
+	if got.GetMethod() != "GET" || got.GetPath() != "/menu" || got.GetBody() != "coffee" || got.GetHost() != "shop.example" {
+		t.Errorf("the rest is %v", got)
 	}
 }
 

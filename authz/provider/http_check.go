@@ -11,7 +11,6 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/writ-auth/writ/authz"
 )
@@ -129,57 +128,6 @@ func (p *HTTP) addBody(check *http.Request, q *authz.Question) error {
 	return nil
 }
 
-// bodyOf finds body or raw_body in a CheckRequest. The result is part of it.
-func bodyOf(raw []byte) (body []byte, err error) {
-	const (
-		attributes = 1
-		request    = 4
-		httpField  = 2
-		bodyText   = 11
-		bodyBytes  = 12
-	)
-	err = eachBytesField(raw, attributes, func(b []byte) error {
-		return eachBytesField(b, request, func(b []byte) error {
-			return eachBytesField(b, httpField, func(b []byte) error {
-				for _, field := range []protowire.Number{bodyText, bodyBytes} {
-					if err := eachBytesField(b, field, func(b []byte) error {
-						if len(b) > 0 {
-							body = b
-						}
-						return nil
-					}); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		})
-	})
-	return body, err
-}
-
-// eachBytesField calls f for every occurrence of a length-delimited field of a message.
-func eachBytesField(message []byte, number protowire.Number, f func([]byte) error) error {
-	for len(message) > 0 {
-		num, typ, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		message = message[n:]
-		if n = protowire.ConsumeFieldValue(num, typ, message); n < 0 {
-			return protowire.ParseError(n)
-		}
-		if num == number && typ == protowire.BytesType {
-			value, _ := protowire.ConsumeBytes(message)
-			if err := f(value); err != nil {
-				return err
-			}
-		}
-		message = message[n:]
-	}
-	return nil
-}
-
 // decodeAllowed reads the headers of an answer that allows.
 func (p *HTTP) decodeAllowed(headers http.Header, a *authz.Answer) error {
 	for name, value := range sortedHeaders(headers) {
@@ -221,15 +169,18 @@ func (p *HTTP) decodeAllowed(headers http.Header, a *authz.Answer) error {
 func (p *HTTP) decodeDenial(response *http.Response, body []byte, incomplete error, a *authz.Answer) {
 	a.Status = response.StatusCode
 	a.Detail = "HTTP status " + fmt.Sprint(response.StatusCode)
-	if incomplete != nil {
+	switch {
+	case incomplete != nil:
 		a.Detail += "; without its body: " + incomplete.Error()
 		if f, ok := errors.AsType[*authz.Fault](incomplete); ok {
 			a.Reason = f.Reason
 		}
-	} else if utf8.Valid(body) { // Envoy takes bodies as text only
-		a.Body = string(body)
-	} else {
+	case !utf8.Valid(body): // Envoy takes bodies as text only
 		a.Detail += "; without its body, which is not UTF-8"
+	case len(body) > authz.MaxProviderBody:
+		a.Detail += fmt.Sprintf("; without its body, which has more than %d bytes", authz.MaxProviderBody)
+	default:
+		a.Body = string(body)
 	}
 	for name, value := range sortedHeaders(response.Header) {
 		if name == headersToRemoveHeader || (p.toClientOnDeny != nil && !p.toClientOnDeny.has(name)) {

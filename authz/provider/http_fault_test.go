@@ -114,17 +114,18 @@ func TestHTTPDenialStays(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		serve  func(net.Conn)
+		wait   time.Duration
 		reason authz.Reason
 	}{
-		{"dies in the body", saysAndEnds("HTTP/1.1 403 No\r\ncontent-length: 9\r\n\r\n{"), authz.ReasonProviderBadAnswer},
-		{"hangs in the body", says("HTTP/1.1 403 No\r\ncontent-length: 9\r\n\r\n{"), authz.ReasonProviderTimeout},
-		{"has a huge body", says("HTTP/1.1 403 No\r\ncontent-length: 104857600\r\n\r\n"), authz.ReasonProviderBadAnswer},
+		{"dies in the body", saysAndEnds("HTTP/1.1 403 No\r\ncontent-length: 9\r\n\r\n{"), plenty, authz.ReasonProviderBadAnswer},
+		{"hangs in the body", says("HTTP/1.1 403 No\r\ncontent-length: 9\r\n\r\n{"), time.Second, authz.ReasonProviderTimeout},
+		{"has a huge body", says("HTTP/1.1 403 No\r\ncontent-length: 104857600\r\n\r\n"), plenty, authz.ReasonProviderBadAnswer},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			noLeaks(t)
 			p := newHTTP(t, provider.HTTPConfig{Target: "http://" + serveRaw(t, test.serve)})
 			var a authz.Answer
-			if err := p.Ask(within(t, 200*time.Millisecond), question(t), &a); err != nil {
+			if err := p.Ask(within(t, test.wait), question(t), &a); err != nil {
 				t.Fatal(err)
 			}
 			if a.Allow || a.Status != 403 || a.Body != "" || a.Reason != test.reason || !strings.Contains(a.Detail, "without its body") {

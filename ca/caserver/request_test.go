@@ -210,6 +210,6 @@ func TestRequestSizes(t *testing.T) {
 	good := csr(t, newKey(t), "")
 	_, err := b.do(t, call{bearer: b.orderToken(t), csr: good + strings.Repeat("\n", 17<<10)})
 	wantCode(t, err, codes.InvalidArgument)
-	_, err = b.do(t, call{bearer: b.orderToken(t), csr: good + strings.Repeat("\n", 65<<10)})
+	_, err = b.do(t, call{bearer: b.orderToken(t), csr: good + strings.Repeat("\n", 257<<10)})
 	wantCode(t, err, codes.ResourceExhausted) // the transport's answer: it was never read
 }

@@ -38,7 +38,7 @@ const (
 )
 
 const (
-	maxMessageBytes  = 64 << 10 // a certificate request has at most 16 KiB
+	maxMessageBytes  = 256 << 10 // a certificate request has at most 16 KiB; Envoy's node, in a request for secrets, some 64
 	maxHeaderBytes   = 64 << 10
 	maxStreams       = 256 // of one connection
 	handshakeTimeout = 10 * time.Second

@@ -24,6 +24,8 @@ type answer struct {
 	Line       int               `json:"line,omitempty"`
 	Detail     string            `json:"detail,omitempty"`
 	Token      *tokenAnswer      `json:"token,omitempty"`
+	Custom     []askedAnswer     `json:"custom,omitempty"` // the providers that were asked
+	Changes    *changesAnswer    `json:"changes,omitempty"`
 	Audit      *ruleRef          `json:"audit,omitempty"`
 	Shadow     *shadow           `json:"shadow,omitempty"`
 	Workload   *policy.Workload  `json:"workload,omitempty"`
@@ -140,6 +142,7 @@ func (as *answers) of(d *authz.Decision) *answer {
 	if d.Allow {
 		a.Decision = "ALLOW"
 	}
+	a.custom(d)
 	if d.Rule != nil {
 		ref := refOf(d.Rule)
 		a.Policy, a.Rule = ref.Policy, &ref.Rule
@@ -206,7 +209,7 @@ func (a *answer) because() string {
 		return "ALLOW policies apply to this workload and none of their rules matches"
 	case authz.ReasonTokenRefused:
 		return a.Token.refusal()
-	case reasonKeysNotGiven:
+	case reasonKeysNotGiven, reasonProviderNotAsked:
 		return a.Detail
 	}
 	text := strings.ReplaceAll(string(a.Reason), "_", " ")
@@ -221,7 +224,7 @@ func (a *answer) because() string {
 
 // notes are the facts beside the answer: what was audited and what dry-run policies say.
 func (a *answer) notes() []string {
-	var notes []string
+	notes := a.customNotes()
 	if a.Audit != nil {
 		notes = append(notes, fmt.Sprintf("audited: rule %d of %s", a.Audit.Rule, a.Audit.Policy))
 	}

@@ -95,7 +95,7 @@ func (a *authority) newChecks(ctx context.Context) error {
 	if err != nil {
 		return invalidf("authz.jwks: %w", err)
 	}
-	if a.providers, err = newProviders(cfg.Authz, a.log); err != nil {
+	if a.providers, err = newProviders(cfg.Authz, a.log, nil); err != nil {
 		return invalidf("%w", err)
 	}
 	a.metrics.WatchCustom(a.providers.sources())
@@ -164,6 +164,7 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	}
 	if a.issuing != nil {
 		front.Go(func() error { return a.issuing.server.Serve(frontCtx, l.ca) })
+		front.Go(func() error { return a.issuing.distribution.run(frontCtx) }) // its streams end before that server drains
 		if a.issuing.endpoint != nil {
 			front.Go(func() error { return a.issuing.endpoint.serve(frontCtx, l.bundle) })
 		}

@@ -133,7 +133,6 @@ func (i *issuing) observe(o *caserver.Observation) {
 func (i *issuing) support(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return i.authority.Run(ctx) })
 	group.Go(func() error { return i.publish(ctx) })
-	group.Go(func() error { return i.distribution.run(ctx) })
 	group.Go(func() error { return i.watchPlugged(ctx) })
 	if i.oidc != nil {
 		group.Go(func() error { return i.oidc.Run(ctx) })

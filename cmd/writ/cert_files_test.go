@@ -40,16 +40,13 @@ func fits(dir string) error {
 	return verifyChain(chain, roots, time.Now())
 }
 
-// TestRenewKilled kills renewals at every moment: whoever reads the files, meanwhile or afterwards, gets a key and a
+// TestRenewKilled kills renewals while they write: whoever reads the files, meanwhile or afterwards, gets a key and a
 // certificate that fit.
 func TestRenewKilled(t *testing.T) {
 	t.Parallel()
 	p := serveCA(t, caOnly, nil)
 	p.join("order", orderID)
 	out := filepath.Join(p.dir, "order")
-	started := time.Now()
-	p.renew(0, "order")
-	took := time.Since(started)
 
 	done, reads := make(chan struct{}), 0
 	var reader sync.WaitGroup
@@ -71,32 +68,63 @@ func TestRenewKilled(t *testing.T) {
 			reads++
 		}
 	})
+	stop := sync.OnceFunc(func() { close(done); reader.Wait() })
+	defer stop()
 	random := rand.New(rand.NewPCG(1, 2))
-	killed, generations := 0, map[string]bool{}
-	for range 40 {
-		renewal := writ(t, "cert", "request", "--authority", p.address("ca"), "--renew", "--out", out)
-		if err := renewal.Start(); err != nil {
-			t.Fatal(err)
-		}
-		timer := time.AfterFunc(took/4+time.Duration(random.Int64N(int64(took))), func() { _ = renewal.Process.Kill() })
-		if renewal.Wait() != nil {
+	killed, inForce := 0, map[string]bool{}
+	for round := range 40 {
+		if round%8 == 0 {
+			p.renew(0, "order")
+		} else if p.renewAndKill(out, time.Duration(random.Int64N(int64(6*time.Millisecond)))) {
 			killed++
 		}
-		timer.Stop()
 		dir, err := certificateDir(out).current()
 		if err := errors.Join(err, fits(out)); err != nil { // by their names, as nobody is writing
 			t.Fatalf("after a kill: %v", err)
 		}
-		generations[dir] = true
+		inForce[dir] = true
 	}
-	close(done)
-	reader.Wait()
-	if killed == 0 || len(generations) < 2 || reads == 0 {
-		t.Errorf("%d of 40 were killed, %d renewals, %d reads: the test says nothing", killed, len(generations), reads)
+	stop()
+	if killed == 0 || reads == 0 {
+		t.Errorf("%d renewals were killed while they wrote, %d reads: the test says nothing", killed, reads)
 	}
-	t.Logf("%d of 40 were killed, %d renewals, %d reads", killed, len(generations), reads)
-	p.renew(0, "order")
+	t.Logf("%d of 35 renewals were killed while they wrote, %d were in force, %d reads", killed, len(inForce), reads)
 	p.stop()
+}
+
+// renewAndKill starts a renewal and kills it a while after it began to write. It reports whether it was killed before its
+// end.
+func (p *authorityProcess) renewAndKill(out string, after time.Duration) bool {
+	p.t.Helper()
+	before := generations(p.t, out)
+	renewal := writ(p.t, "cert", "request", "--authority", p.address("ca"), "--renew", "--out", out)
+	if err := renewal.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- renewal.Wait() }()
+	for generations(p.t, out) <= before {
+		select {
+		case err := <-ended:
+			if err != nil || generations(p.t, out) <= before {
+				p.t.Fatalf("it ended and wrote nothing: %v", err)
+			}
+			return false
+		case <-time.After(100 * time.Microsecond):
+		}
+	}
+	time.AfterFunc(after, func() { _ = renewal.Process.Kill() })
+	return <-ended != nil
+}
+
+// generations counts those in a directory; none is removed within a minute.
+func generations(t *testing.T, dir string) int {
+	t.Helper()
+	entries, err := filepath.Glob(filepath.Join(dir, generationPrefix+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }
 
 // TestCertificateDir: what is in force changes in one step, whatever was there before.

@@ -27,6 +27,7 @@ type questions struct {
 	target           target
 	request          requestFlags
 	tokens           tokenFlags
+	providers        providerFlags
 }
 
 func (q *questions) flags(cmd *cobra.Command) {
@@ -37,6 +38,7 @@ func (q *questions) flags(cmd *cobra.Command) {
 	q.target.flags(cmd)
 	q.request.flags(cmd)
 	q.tokens.flags(cmd)
+	q.providers.flags(cmd)
 }
 
 func (c *cli) check() *cobra.Command {
@@ -45,7 +47,8 @@ func (c *cli) check() *cobra.Command {
 		Short: "Say what requests would be answered, offline",
 		Long: "check decides requests by the code the server runs, without a server.\n\n" +
 			"Exit codes: 0 all are allowed, 2 one is denied, 3 a document is invalid, 6 none is denied and of one that cannot be\n" +
-			"told: it carries a token, and the keys to verify it with are not given (--jwks).",
+			"told: it carries a token, and the keys to verify it with are not given (--jwks), or it is up to a provider that is not\n" +
+			"asked offline (--provider).",
 		Example: "  writ check -p ./policies --to coffee-shop/order --labels app=order --from coffee-shop/customer --path /orders\n" +
 			"  writ check -p ./policies --workload order.json --requests requests.jsonl -o json",
 		Args: cobra.NoArgs,
@@ -114,6 +117,8 @@ type session struct {
 	keys     *offlineKeys
 	answers  answers
 	mesh     policy.Mesh
+
+	providers *offlineProviders
 }
 
 // newSession reads configuration, workload and documents. Invalid documents end the command: offline nobody is served
@@ -156,10 +161,13 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 	if err := c.readTokens(s, q, cfg); err != nil {
 		return nil, err
 	}
+	if err := c.readProviders(cmd.Context(), s, q, cfg); err != nil {
+		return nil, err
+	}
 	s.options = extauthz.Options{TrustedHops: cfg.Authz.TrustedHops, Paths: extauthz.PathMode(cfg.Authz.Paths)}
 	s.server, err = extauthz.New(extauthz.Config{
 		Snapshot:    func() *policy.Snapshot { return s.snapshot },
-		Engine:      &authz.Engine{Tokens: s.tokens},
+		Engine:      &authz.Engine{Tokens: s.tokens, Providers: s.providers.table},
 		TrustedHops: s.options.TrustedHops,
 		Paths:       s.options.Paths,
 	})
@@ -182,11 +190,13 @@ func (q *questions) consistent(cmd *cobra.Command) error {
 
 // decide answers one request.
 func (s *session) decide(ctx context.Context, raw []byte) (*authz.Decision, *answer) {
-	s.keys.missing = nil
+	s.keys.missing, s.providers.missing = nil, nil
 	d := s.server.Decide(ctx, raw, s.workload)
 	a := s.answers.of(&d)
 	if len(s.keys.missing) > 0 {
 		a = a.unknown(s.keys.missing)
+	} else if len(s.providers.missing) > 0 {
+		a = a.unasked(s.providers.missing)
 	}
 	return &d, a
 }

@@ -210,8 +210,11 @@ func (d *configDecoder) checkProvider(key string, p *providerConfig) {
 		d.bad(key, "want one of opa, grpc and http, not %d of them", kinds)
 		return
 	}
-	if t := p.timeout(); t < 0 || t > authz.MaxProviderTimeout || p.Timeout != 0 && t != p.Timeout {
-		d.bad(key+".timeout", "%v: want more than 0, at most %v, and in one place", t, authz.MaxProviderTimeout)
+	switch t := p.timeout(); {
+	case p.Timeout != 0 && t != p.Timeout:
+		d.bad(key+".timeout", "%v, and %v in the block of its kind: write it once", p.Timeout, t)
+	case t < 0 || t > authz.MaxProviderTimeout:
+		d.bad(key+".timeout", "%v: want more than 0, at most %v", t, authz.MaxProviderTimeout)
 	}
 	if p.StatusOnError != 0 && !authz.IsProviderStatus(p.StatusOnError) {
 		d.bad(key+".status_on_error", "%d: want an HTTP status from 200 to 599", p.StatusOnError)
@@ -248,7 +251,7 @@ func (d *configDecoder) badParts(key string, err error) {
 	case err == nil:
 	case errors.As(err, &problems):
 		for _, p := range problems {
-			d.bad(key+"."+p.Field, "%s", p.Message)
+			d.badPart(key, p.Field, p.Message)
 		}
 	case errors.As(err, &several):
 		for _, part := range several.Unwrap() {
@@ -260,6 +263,18 @@ func (d *configDecoder) badParts(key string, err error) {
 			d.bad(key, "%v", err)
 			return
 		}
-		d.bad(key+"."+field, "%s", message)
+		d.badPart(key, field, message)
 	}
+}
+
+// badPart reports a problem of a field, at the place of its block if the field is not there or not known.
+func (d *configDecoder) badPart(key, field, message string) {
+	full := key + "." + field
+	if _, ok := d.places[full]; !ok {
+		if place, ok := d.places[key]; ok {
+			place.Key = full
+			d.places[full] = place
+		}
+	}
+	d.bad(full, "%s", message)
 }

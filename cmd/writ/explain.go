@@ -25,7 +25,8 @@ func (c *cli) explain() *cobra.Command {
 		Long: "explain decides like check, and shows the whole way to the answer: which policies apply and why, which rules\n" +
 			"match, and which condition kept the others from matching.\n\n" +
 			"Exit codes: 0 all are allowed, 2 one is denied, 3 a document is invalid, 6 none is denied and of one that cannot be\n" +
-			"told: it carries a token, and the keys to verify it with are not given (--jwks).",
+			"told: it carries a token, and the keys to verify it with are not given (--jwks), or it is up to a provider that is not\n" +
+			"asked offline (--provider).",
 		Example: "  writ explain -p ./policies --to coffee-shop/order --labels app=order --from coffee-shop/customer --method DELETE --path /orders",
 		Args:    cobra.NoArgs,
 	}

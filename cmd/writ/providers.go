@@ -40,8 +40,8 @@ type providers struct {
 }
 
 // newProviders makes what the configuration lists. It asks nobody and reads no policies yet; files of certificates it
-// reads. Errors say which provider they are of.
-func newProviders(a *authzConfig, log *slog.Logger) (*providers, error) {
+// reads. Errors say which provider they are of. now is what policies take for the time; nil is the clock.
+func newProviders(a *authzConfig, log *slog.Logger, now func() time.Time) (*providers, error) {
 	ps := &providers{}
 	var problems []error
 	add := func(key string, p *runningProvider, err error) {
@@ -52,7 +52,7 @@ func newProviders(a *authzConfig, log *slog.Logger) (*providers, error) {
 		ps.all = append(ps.all, p)
 	}
 	for i := range a.Providers {
-		p, err := newProvider(&a.Providers[i], log)
+		p, err := newProvider(&a.Providers[i], log, now)
 		add(fmt.Sprintf("authz.providers[%d]", i), p, err)
 	}
 	for i := range a.ExtensionProviders {
@@ -72,7 +72,7 @@ func newProviders(a *authzConfig, log *slog.Logger) (*providers, error) {
 	return ps, nil
 }
 
-func newProvider(c *providerConfig, log *slog.Logger) (*runningProvider, error) {
+func newProvider(c *providerConfig, log *slog.Logger, now func() time.Time) (*runningProvider, error) {
 	p := &runningProvider{name: c.Name, config: authz.ProviderConfig{
 		Name: c.Name, Timeout: c.timeout(), FailOpen: c.FailOpen, StatusOnError: c.StatusOnError, MaxConcurrent: c.MaxConcurrent,
 		AllowHeaders: c.AllowHeaders,
@@ -80,7 +80,7 @@ func newProvider(c *providerConfig, log *slog.Logger) (*runningProvider, error) 
 	switch {
 	case c.OPA != nil:
 		config := c.OPA.config(c.Name)
-		config.Logger = log
+		config.Logger, config.Now = log, now
 		made, err := opa.New(config)
 		if err != nil {
 			return nil, err
@@ -139,7 +139,7 @@ func (ps *providers) loadLocal(ctx context.Context) {
 
 // checkProviderFiles makes the providers and reads what they have on this machine: certificates and policies.
 func (a *authzConfig) checkProviderFiles(ctx context.Context) []error {
-	ps, err := newProviders(a, nil)
+	ps, err := newProviders(a, nil, nil)
 	if err != nil {
 		return []error{err}
 	}

@@ -58,9 +58,8 @@ type Config struct {
 	CA        string // PEM file of roots to trust instead of the system's
 	TokenFile string // with a bearer token to show; read anew for each request
 
-	Logger  *slog.Logger     // nil discards
-	Observe func(Load)       // is called after each attempt to load; nil for nobody
-	Now     func() time.Time // for policies (time.now_ns) and for times in Status; nil is time.Now
+	Logger *slog.Logger     // nil discards
+	Now    func() time.Time // for policies (time.now_ns) and for times in Status; nil is time.Now
 }
 
 // Key is a public key for bundles that are signed.

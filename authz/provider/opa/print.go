@@ -8,6 +8,9 @@ import (
 	"github.com/writ-auth/writ/authz"
 )
 
+// PrintMessage is the message of the log record of a print.
+const PrintMessage = "a policy prints"
+
 // maxPrint is how many bytes of one print are logged.
 const maxPrint = 1024
 
@@ -26,6 +29,6 @@ func (p printer) Print(c print.Context, text string) error {
 	if c.Location != nil {
 		at = c.Location.File + ":" + strconv.Itoa(c.Location.Row)
 	}
-	p.provider.config.Logger.Info("a policy prints", "provider", p.provider.config.Name, "decision_id", p.id.String(), "at", at, "text", text)
+	p.provider.config.Logger.Info(PrintMessage, "provider", p.provider.config.Name, "decision_id", p.id.String(), "at", at, "text", text)
 	return nil
 }

@@ -87,7 +87,12 @@ func (c *Config) compile(ctx context.Context, in *content) (*program, error) {
 // compileError shows OPA's errors as file:line:column: message, one a line, a bounded number of them.
 func compileError(err error) error {
 	var list ast.Errors
-	if !errors.As(err, &list) {
+	var one *ast.Error
+	switch {
+	case errors.As(err, &list):
+	case errors.As(err, &one):
+		list = ast.Errors{one}
+	default:
 		return err
 	}
 	var lines []string

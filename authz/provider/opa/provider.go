@@ -49,7 +49,7 @@ func New(c Config) (*Provider, error) {
 func (p *Provider) Load(ctx context.Context) error {
 	p.loading.Lock()
 	defer p.loading.Unlock()
-	changed, err := p.load(ctx)
+	err := p.load(ctx)
 	if ctx.Err() != nil && err != nil { // told to stop
 		return err
 	}
@@ -63,14 +63,8 @@ func (p *Provider) Load(ctx context.Context) error {
 	if err != nil && first {
 		p.config.Logger.Error("policies cannot be loaded", "provider", p.config.Name, "effect", p.effect(), "error", err)
 	}
-	if p.config.Observe != nil && (changed || err != nil) {
-		p.config.Observe(Load{Failed: err != nil})
-	}
 	return err
 }
-
-// Load is one attempt to load policies that found something new, or failed.
-type Load struct{ Failed bool }
 
 func (p *Provider) effect() string {
 	if p.program.Load() == nil {
@@ -79,7 +73,7 @@ func (p *Provider) effect() string {
 	return "the last good ones stay in force"
 }
 
-func (p *Provider) load(ctx context.Context) (changed bool, err error) {
+func (p *Provider) load(ctx context.Context) (err error) {
 	now := p.program.Load()
 	version := ""
 	if now != nil {
@@ -92,15 +86,15 @@ func (p *Provider) load(ctx context.Context) (changed bool, err error) {
 	}()
 	in, err := p.source.fetch(ctx, version)
 	if err != nil || in == nil {
-		return false, err
+		return err
 	}
 	made, err := p.config.compile(ctx, in)
 	if err != nil {
-		return false, err
+		return err
 	}
 	p.program.Store(made)
 	p.config.Logger.Info("policies loaded", "provider", p.config.Name, "modules", made.modules, "revision", made.revision)
-	return true, nil
+	return nil
 }
 
 // Local reports whether the policies are in files of this machine.
