@@ -24,8 +24,10 @@ import (
 	"github.com/writ-auth/writ/sds/workloadapi"
 )
 
-// configEvery is the time between looks at whether an agent's configuration changed.
-const configEvery = 5 * time.Second
+const (
+	configEvery = 5 * time.Second // between looks at whether an agent's configuration changed
+	slimEvery   = time.Minute     // between times at which an agent lets go of memory that it needs no more
+)
 
 // node is one running writ agent.
 type node struct {
@@ -141,22 +143,30 @@ func (n *node) announce(l *agentListeners) {
 		"workloads", len(n.config.Workloads))
 }
 
-// slim gives back the memory that starting up took, once everything is there.
+// slim gives back the memory that starting up took, once everything is there, and every minute the pages of the program
+// that were needed in a burst of work and are not any more: an agent sleeps most of the time, on a machine that is there
+// for its workloads.
 func (n *node) slim(ctx context.Context) error {
 	ticker := time.NewTicker(configEvery)
 	defer ticker.Stop()
-	for !n.readiness(ctx).Ready {
+	for slimmed := false; ; {
+		if !slimmed && n.readiness(ctx).Ready {
+			slimmed = true
+			debug.FreeOSMemory()
+			ticker.Reset(slimEvery)
+		}
+		if slimmed {
+			if err := forgetProgram(); err != nil {
+				n.log.DebugContext(ctx, "the program's own pages stay in memory", "error", err)
+				return nil
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
 	}
-	debug.FreeOSMemory()
-	if err := forgetProgram(); err != nil {
-		n.log.DebugContext(ctx, "the program's own pages stay in memory", "error", err)
-	}
-	return nil
 }
 
 // watch reads workloads again when the configuration changes, and on SIGHUP. Looking is enough: a file is replaced in more

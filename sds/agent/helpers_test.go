@@ -3,18 +3,12 @@ package agent_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"log/slog"
-	"math/big"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,91 +48,6 @@ func mustID(t testing.TB, text string) spiffeid.ID {
 	return id
 }
 
-// issuer signs certificates: a root, or an intermediate with chain.
-type issuer struct {
-	cert  *x509.Certificate
-	key   *ecdsa.PrivateKey
-	chain []*x509.Certificate // from this one up to, but without, the root
-}
-
-func serial(t testing.TB) *big.Int {
-	t.Helper()
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func sign(t testing.TB, template, parent *x509.Certificate, public any, key *ecdsa.PrivateKey) *x509.Certificate {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func newRoot(t testing.TB, name string) *issuer {
-	t.Helper()
-	key := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: serial(t), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(10000 * time.Hour),
-	}
-	return &issuer{cert: sign(t, template, template, key.Public(), key), key: key}
-}
-
-func (i *issuer) intermediate(t testing.TB) *issuer {
-	t.Helper()
-	key := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: serial(t), Subject: pkix.Name{CommonName: "intermediate"}, IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotBefore: i.cert.NotBefore, NotAfter: i.cert.NotAfter,
-	}
-	c := sign(t, template, i.cert, key.Public(), i.key)
-	return &issuer{cert: c, key: key, chain: append([]*x509.Certificate{c}, i.chain...)}
-}
-
-// leaf is the template of a workload's certificate.
-func leaf(t testing.TB, id string, ttl time.Duration) *x509.Certificate {
-	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: serial(t), KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-2 * time.Minute), NotAfter: time.Now().Add(ttl),
-	}
-	if id != "" {
-		uri, err := url.Parse(id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template.URIs = []*url.URL{uri}
-	}
-	return template
-}
-
-func pemOf(certs ...*x509.Certificate) string {
-	var b bytes.Buffer
-	for _, c := range certs {
-		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-	}
-	return b.String()
-}
-
 // world is what an agent meets: authorities that do as they are told.
 type world struct {
 	t     *testing.T
@@ -151,6 +60,7 @@ type world struct {
 	ttl    time.Duration
 	answer func(c *call) (*securityv1.IstioCertificateResponse, error) // nil to issue
 	calls  []*call
+	token  func(id string, audiences []string) string // makes JWT-SVIDs; nil if nobody does
 	log    bytes.Buffer
 
 	servers map[string]*authority
@@ -216,6 +126,7 @@ func (w *world) serve(address string, vault *sds.Vault) (stop func()) {
 		world: w, name: address, listener: bufconn.Listen(1 << 16), server: grpc.NewServer(grpc.Creds(credentials.NewTLS(config))), done: make(chan struct{}),
 	}
 	securityv1.RegisterIstioCertificateServiceServer(a.server, a)
+	a.server.RegisterService(&jwtService, a)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
 	var running sync.WaitGroup
 	if vault != nil {
