@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -40,8 +41,20 @@ func (c *Changes) reset() {
 	}
 }
 
-// check holds an answer against the bounds.
+// check holds an answer against the bounds. A denial stays one whatever else is wrong with it, or a provider that fails
+// open would let pass what it said no to: what it cannot have is left out.
 func (a *Answer) check() *Fault {
+	f := a.outOfBounds()
+	if f == nil || a.Allow {
+		return f
+	}
+	a.reset()
+	a.Detail = "a denial without its particulars: " + f.Err.Error()
+	return nil
+}
+
+// outOfBounds says what of an answer means nothing, or is too large.
+func (a *Answer) outOfBounds() *Fault {
 	bad := func(format string, args ...any) *Fault {
 		return &Fault{ReasonProviderBadAnswer, fmt.Errorf(format, args...)}
 	}
@@ -94,7 +107,11 @@ func checkMetadata(v any, depth int, size *int) error {
 	}
 	*size += 8
 	switch v := v.(type) {
-	case nil, bool, float64:
+	case nil, bool:
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("%v is no JSON value", v)
+		}
 	case string:
 		*size += len(v)
 	case []any:

@@ -2,11 +2,14 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
+
+var errUnknownProvider = errors.New("no provider has this name: add it to authz.providers")
 
 // Asked is what became of one question to a provider.
 type Asked struct {
@@ -56,7 +59,7 @@ func (e *Engine) ask(ctx context.Context, q *Question, d *Decision) bool {
 	if g == nil {
 		asked.Outcome = ReasonProviderUnknown
 		d.deny(LayerCustom, ReasonProviderUnknown, q.Rule)
-		d.Detail = "a CUSTOM policy matches and no provider is named " + name + ": add it to authz.providers"
+		d.Detail = "a CUSTOM policy names the provider " + name + ": " + errUnknownProvider.Error()
 		return false
 	}
 	a := &d.answer

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -153,8 +154,7 @@ func TestCustomFaults(t *testing.T) {
 			return &authz.Fault{Reason: authz.ReasonProviderBadRequest, Err: errors.New("x")}
 		}), authz.ReasonProviderBadRequest, false},
 		{"a panic", asks(func(*authz.Answer) error { panic("x") }), authz.ReasonProviderPanic, false},
-		{"a status that is none", asks(func(a *authz.Answer) error { a.Status = 99; return nil }), authz.ReasonProviderBadAnswer, true},
-		{"a body without end", asks(func(a *authz.Answer) error { a.Body = strings.Repeat("x", authz.MaxProviderBody+1); return nil }), authz.ReasonProviderBadAnswer, true},
+		{"a status that is none", asks(func(a *authz.Answer) error { a.Allow, a.Status = true, 99; return nil }), authz.ReasonProviderBadAnswer, true},
 		{"too many headers", asks(func(a *authz.Answer) error {
 			a.Allow, a.RequestHeaders = true, slices.Repeat([]authz.HeaderChange{{Name: "x", Value: "y"}}, 257)
 			return nil
@@ -190,6 +190,29 @@ func TestCustomFaults(t *testing.T) {
 			d = delegate(t, append(docs, deny(to("paths: [/d]"))), authz.ProviderConfig{Name: "p", Provider: tc.provider, FailOpen: true}).ask(t.Context(), "/")
 			if d.Allow != tc.opens || d.Asked[0].Open != tc.opens || len(d.Changes.RequestHeaders) > 0 {
 				t.Errorf("fails open: %+v", d)
+			}
+		})
+	}
+}
+
+// TestCustomDenialStaysOne: whatever is wrong with a denial, failing open does not turn it into an allow.
+func TestCustomDenialStaysOne(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(a *authz.Answer){
+		"a status that is none": func(a *authz.Answer) { a.Status = 99 },
+		"a body without end":    func(a *authz.Answer) { a.Body = strings.Repeat("x", authz.MaxProviderBody+1) },
+		"headers without end": func(a *authz.Answer) {
+			a.ResponseHeaders = []authz.HeaderChange{{Name: "x", Value: strings.Repeat("y", 65<<10)}}
+		},
+		"metadata that is no JSON": func(a *authz.Answer) { a.Metadata = map[string]any{"x": math.NaN()} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := providerFunc(func(_ context.Context, _ *authz.Question, a *authz.Answer) error { spoil(a); return nil })
+			e := delegate(t, []string{custom("c", "p", "/*")}, authz.ProviderConfig{Name: "p", Provider: p, FailOpen: true, StatusOnError: 503})
+			d := e.ask(t.Context(), "/")
+			if d.Allow || d.Reason != authz.ReasonProviderDenied || d.Status != http.StatusForbidden || len(d.Body) > 100 || d.Asked[0].Open {
+				t.Errorf("%+v", d)
 			}
 		})
 	}

@@ -15,6 +15,7 @@ type Engine struct {
 	Revoked Revoked // what is revoked; nil when nothing can be
 
 	Providers *Providers // whom CUSTOM policies may ask; nil when nobody
+	Shadows   *Shadows   // asks for CUSTOM policies under dry run; nil for nobody
 }
 
 // Revoked says what is no longer good, whatever policies say: the kill switch. It is asked with every request, so it
@@ -48,6 +49,7 @@ func (e *Engine) Decide(ctx context.Context, snap *policy.Snapshot, b *policy.Bo
 	if refusedPlaintext(b, r, d) {
 		return
 	}
+	e.Shadows.note(b, r, d)
 	if !e.custom(ctx, b, r, d) {
 		return
 	}

@@ -159,8 +159,12 @@ func ruleID(p *Policy, i int) string {
 
 // dryRun reads the annotation as Istio does: any Go boolean; a text that is none counts as enforced (§7).
 func dryRun(doc *Document) bool {
-	on, err := strconv.ParseBool(doc.Annotations[DryRunAnnotation])
-	return err == nil && on
+	for _, annotation := range [...]string{DryRunAnnotation, CustomDryRunAnnotation} {
+		if on, err := strconv.ParseBool(doc.Annotations[annotation]); err == nil && on {
+			return true
+		}
+	}
+	return false
 }
 
 // brokenPolicy stands in for a document that was never valid, so that nothing it was meant to forbid gets through:

@@ -22,6 +22,10 @@ const (
 // (spec: authorization-policy §7).
 const DryRunAnnotation = "istio.io/dry-run"
 
+// CustomDryRunAnnotation does the same for action CUSTOM, where Istio refuses its own annotation: the provider is asked and
+// its answer recorded.
+const CustomDryRunAnnotation = "writ/dry-run"
+
 // Object names one document.
 type Object struct {
 	Kind      string `json:"kind"`

@@ -21,6 +21,7 @@ type lazyForm struct {
 // form is a ruleset for one kind of traffic (§5).
 type form struct {
 	custom                                      []*index // one for each provider, by name; stand-ins for broken policies come first
+	shadowCustom                                []*index // the same of dry-run policies
 	audit, deny, allow, shadowDeny, shadowAllow *index
 	hasAllow, hasShadowDeny, hasShadowAllow     bool
 }
@@ -59,7 +60,7 @@ func (rs *Ruleset) warm(old *Ruleset) {
 
 func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
 	var audit, deny, allow, shadowDeny, shadowAllow []*Rule
-	custom := map[string][]*Rule{}
+	custom, shadowCustom := map[string][]*Rule{}, map[string][]*Rule{}
 	f := &form{}
 	for _, p := range policies {
 		switch {
@@ -70,6 +71,8 @@ func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
 				provider = ""
 			}
 			custom[provider] = append(custom[provider], p.rules...)
+		case p.Action == ActionCustom:
+			shadowCustom[p.Provider] = append(shadowCustom[p.Provider], p.rules...)
 		case p.Action == ActionAudit && !p.DryRun:
 			audit = append(audit, p.rules...)
 		case p.Action == ActionDeny && p.DryRun:
@@ -84,6 +87,9 @@ func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
 	}
 	for _, provider := range sortedKeys(custom) {
 		f.custom = append(f.custom, newIndex(custom[provider], body))
+	}
+	for _, provider := range sortedKeys(shadowCustom) {
+		f.shadowCustom = append(f.shadowCustom, newIndex(shadowCustom[provider], body))
 	}
 	f.audit = newIndex(audit, body)
 	f.deny = newIndex(deny, body)
@@ -107,13 +113,21 @@ func (rs *Ruleset) Policies() []*Policy { return rs.policies }
 // providers' names, after those of broken policies, which name no provider that counts. It starts with after 0, and goes
 // on with what it returned until there is no rule left. It does not allocate.
 func (rs *Ruleset) Custom(r *Request, after int) (rule *Rule, next int) {
-	custom := rs.form(r).custom
-	for i := after; i < len(custom); i++ {
-		if rule := custom[i].first(r); rule != nil {
+	return firstAfter(rs.form(r).custom, r, after)
+}
+
+// ShadowCustom walks in the same way through the matching rules of CUSTOM policies under dry run.
+func (rs *Ruleset) ShadowCustom(r *Request, after int) (rule *Rule, next int) {
+	return firstAfter(rs.form(r).shadowCustom, r, after)
+}
+
+func firstAfter(all []*index, r *Request, after int) (rule *Rule, next int) {
+	for i := after; i < len(all); i++ {
+		if rule := all[i].first(r); rule != nil {
 			return rule, i + 1
 		}
 	}
-	return nil, len(custom)
+	return nil, len(all)
 }
 
 // Verdict is what the AUDIT, DENY and ALLOW policies of a ruleset say of one request.

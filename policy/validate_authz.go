@@ -83,20 +83,34 @@ func (v *validator) action(p *securityv1beta1.AuthorizationPolicy) {
 	}
 }
 
-// dryRun checks the annotation (§3.4, 14).
+// dryRun checks the annotations (§3.4, 14).
 func (v *validator) dryRun(action securityv1beta1.AuthorizationPolicy_Action) {
-	const field = "metadata.annotations[" + DryRunAnnotation + "]"
-	value, ok := v.o.doc.Annotations[DryRunAnnotation]
+	custom := action == securityv1beta1.AuthorizationPolicy_CUSTOM
+	if field, ok := v.dryRunValue(DryRunAnnotation); ok && !v.o.doc.actionUnread {
+		hint := "remove the annotation"
+		if custom {
+			hint = "write " + CustomDryRunAnnotation + " instead"
+		}
+		if custom || action == securityv1beta1.AuthorizationPolicy_AUDIT {
+			v.report(codeDryRun, field, fmt.Sprintf("a %s policy cannot be dry-run, only ALLOW and DENY can", action), hint)
+		}
+	}
+	if field, ok := v.dryRunValue(CustomDryRunAnnotation); ok && !custom && !v.o.doc.actionUnread {
+		v.report(codeDryRun, field, fmt.Sprintf("it is for CUSTOM policies, not for %s", action), "write "+DryRunAnnotation+" instead")
+	}
+}
+
+// dryRunValue checks the value of one annotation, and reports whether it is there.
+func (v *validator) dryRunValue(annotation string) (field string, ok bool) {
+	field = "metadata.annotations[" + annotation + "]"
+	value, ok := v.o.doc.Annotations[annotation]
 	if !ok {
-		return
+		return field, false
 	}
 	if _, err := strconv.ParseBool(value); err != nil {
 		v.report(codeDryRun, field, quoted(value)+" is neither true nor false", `write "true" or "false"`)
 	}
-	dryable := action == securityv1beta1.AuthorizationPolicy_ALLOW || action == securityv1beta1.AuthorizationPolicy_DENY
-	if !dryable && !v.o.doc.actionUnread {
-		v.report(codeDryRun, field, fmt.Sprintf("a %s policy cannot be dry-run, only ALLOW and DENY can", action), "remove the annotation")
-	}
+	return field, true
 }
 
 func (v *validator) rule(field string, r *securityv1beta1.Rule, action securityv1beta1.AuthorizationPolicy_Action) {

@@ -17,6 +17,10 @@ type Observation struct {
 	Request   *policy.Request // as far as it could be read
 	RequestID string          // x-request-id, "" when absent
 	Duration  time.Duration   // from bytes to decision
+
+	ctx   context.Context //nolint:containedctx // valid as long as the observation is; Bind reads the workload from it
+	call  *call
+	named *policy.Workload // by the caller of Decide, nil otherwise
 }
 
 // call is the state of one Check. Calls are pooled: all buffers of a request live in here.
@@ -64,6 +68,9 @@ func (s *Server) answer(ctx context.Context, c *call, in input, w *policy.Worklo
 		Request:   &c.message.request,
 		RequestID: c.message.headerAt(c.message.requestID),
 		Duration:  time.Since(start),
+		ctx:       ctx,
+		call:      c,
+		named:     w,
 	}
 	s.observe(&c.observed)
 }

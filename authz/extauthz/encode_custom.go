@@ -16,15 +16,15 @@ const (
 	okParamsToSet     = 7<<3 | 2 // .query_parameters_to_set
 
 	optionAppend       = 2<<3 | 2 // HeaderValueOption.append, a BoolValue
-	optionAppendAction = 3<<3 | 0 // .append_action
+	optionAppendAction = 3 << 3   // .append_action, a varint
 
-	boolValue = 1<<3 | 0 // BoolValue.value
+	boolValue = 1 << 3 // BoolValue.value, a varint
 
 	paramKey   = 1<<3 | 2 // QueryParameter.key
 	paramValue = 2<<3 | 2 // .value
 
-	tagNull   = 1<<3 | 0 // Value.null_value
-	tagBool   = 4<<3 | 0 // .bool_value
+	tagNull   = 1 << 3   // Value.null_value, a varint
+	tagBool   = 4 << 3   // .bool_value, a varint
 	tagStruct = 5<<3 | 2 // .struct_value
 	tagList   = 6<<3 | 2 // .list_value
 	tagItem   = 1<<3 | 2 // ListValue.values

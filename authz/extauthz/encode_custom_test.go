@@ -58,7 +58,7 @@ func TestEncodeChanges(t *testing.T) {
 		},
 	}
 	got := response(t, d)
-	appends := func(o *corev3.HeaderValueOption) { o.Append = wrapperspb.Bool(true) }
+	appends := func(o *corev3.HeaderValueOption) { o.Append = wrapperspb.Bool(true) } //nolint:staticcheck // the one field that every version of Envoy reads
 	action := func(a corev3.HeaderValueOption_HeaderAppendAction) func(*corev3.HeaderValueOption) {
 		return func(o *corev3.HeaderValueOption) { o.AppendAction = a }
 	}

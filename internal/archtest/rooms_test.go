@@ -38,6 +38,8 @@ func rooms() map[string][]string {
 		"internal/spiffeid":         {},
 		"internal/unixpeer":         {},
 		"internal/bootstrap":        {"policy"},
+		"internal/policytest":       {"authz", "authz/extauthz", "policy", "jwt"},
+		"internal/replay":           {"authz", "authz/extauthz", "policy", "jwt"},
 		"internal/telemetry":        {"authz", "policy", "jwt"}, // the decision log writes decisions
 		"internal/testkit":          {anything},
 		"internal/testkit/memstore": {anything},

@@ -49,6 +49,37 @@ func (m *Metrics) observeCustom(d *authz.Decision) {
 	}
 }
 
+// ObserveShadow counts what a provider says for a CUSTOM policy under dry run.
+func (m *Metrics) ObserveShadow(a *authz.ShadowAnswer) {
+	name := a.Rule.Policy.Provider
+	if a.Outcome == authz.ReasonProviderUnknown {
+		name = unknownProvider
+	}
+	if p := m.custom[name]; p != nil && p.shadows[a.Outcome] != nil {
+		p.shadows[a.Outcome].Inc()
+	}
+}
+
+// ObserveShadow queues a line of its own for a CUSTOM policy under dry run: the decision was logged before its answer came.
+// Where only denials are logged, an answer that allows is left out.
+func (l *DecisionLog) ObserveShadow(at time.Time, a *authz.ShadowAnswer) {
+	if l.config.Log == LogOff || l.config.Log == LogDenials && a.Outcome == authz.ReasonProviderAllowed {
+		return
+	}
+	line := l.buffers.Get().(*[]byte)
+	b := append((*line)[:0], `{"time":"`...)
+	b = at.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = a.ID.Append(append(b, `","decision_id":"`...))
+	b = appendEscaped(append(b, `","shadow_custom":{"provider":"`...), a.Rule.Policy.Provider)
+	b = append(appendRuleName(append(b, `","rule":"`...), a.Rule), '"')
+	b = appendString(b, "outcome", string(a.Outcome))
+	b = append(b, `,"duration_us":`...)
+	b = strconv.AppendFloat(b, float64(a.Took)/float64(time.Microsecond), 'f', 1, 64)
+	b = append(b, '}')
+	*line = append(appendString(b, "detail", a.Detail), '}', '\n')
+	l.enqueue(line)
+}
+
 // appendCustom writes what providers were asked, in their order.
 func appendCustom(b []byte, d *authz.Decision) []byte {
 	if len(d.Asked) == 0 {

@@ -103,6 +103,11 @@ func (l *DecisionLog) Observe(c *Check) {
 	}
 	line := l.buffers.Get().(*[]byte)
 	*line = appendLine((*line)[:0], c, l.config.Subjects)
+	l.enqueue(line)
+}
+
+// enqueue hands a line to Run, or drops it.
+func (l *DecisionLog) enqueue(line *[]byte) {
 	select {
 	case l.lines <- line:
 	default:

@@ -36,6 +36,7 @@ type Metrics struct {
 // customMetrics count what one provider was asked.
 type customMetrics struct {
 	outcomes      map[authz.Reason]prometheus.Counter
+	shadows       map[authz.Reason]prometheus.Counter
 	open, refused prometheus.Counter
 	duration      prometheus.Observer
 }
@@ -334,6 +335,7 @@ func (c *tokenCollector) Collect(out chan<- prometheus.Metric) {
 func (m *Metrics) WatchCustom(sources []CustomSource) {
 	total := m.counterVec("writ_custom_total", "Questions to the providers of CUSTOM policies, by what became of them.", "provider", "outcome")
 	open := m.counterVec("writ_custom_fail_open_total", "Requests that went on because a provider gave no answer and fails open.", "provider")
+	shadows := m.counterVec("writ_custom_shadow_total", "What providers say for CUSTOM policies under dry run.", "provider", "outcome")
 	refused := m.counterVec("writ_custom_refused_changes_total", "Headers that a provider wanted to change and may not.", "provider")
 	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "writ_custom_duration_seconds", Help: "Time from a question to a provider's answer.",
@@ -342,17 +344,27 @@ func (m *Metrics) WatchCustom(sources []CustomSource) {
 	m.registry.MustRegister(duration, newCustomCollector(sources))
 	m.custom = map[string]*customMetrics{unknownProvider: {
 		outcomes: map[authz.Reason]prometheus.Counter{authz.ReasonProviderUnknown: total.WithLabelValues(unknownProvider, string(authz.ReasonProviderUnknown))},
+		shadows:  map[authz.Reason]prometheus.Counter{authz.ReasonProviderUnknown: shadows.WithLabelValues(unknownProvider, string(authz.ReasonProviderUnknown))},
 	}}
 	for _, s := range sources {
 		p := &customMetrics{
-			outcomes: map[authz.Reason]prometheus.Counter{}, open: open.WithLabelValues(s.Name), refused: refused.WithLabelValues(s.Name),
+			outcomes: map[authz.Reason]prometheus.Counter{}, shadows: map[authz.Reason]prometheus.Counter{}, open: open.WithLabelValues(s.Name), refused: refused.WithLabelValues(s.Name),
 			duration: duration.WithLabelValues(s.Name),
 		}
 		for _, outcome := range authz.ProviderReasons() {
 			p.outcomes[outcome] = total.WithLabelValues(s.Name, string(outcome))
+			p.shadows[outcome] = shadows.WithLabelValues(s.Name, string(outcome))
 		}
 		m.custom[s.Name] = p
 	}
+}
+
+// WatchShadows exports how many questions for CUSTOM policies under dry run were dropped.
+func (m *Metrics) WatchShadows(s *authz.Shadows) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "writ_custom_shadow_dropped_total",
+		Help: "Questions for CUSTOM policies under dry run that were not put because too many waited.",
+	}, func() float64 { return float64(s.Dropped()) }))
 }
 
 // customCollector reads the state of providers at the moment of a scrape.

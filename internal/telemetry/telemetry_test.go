@@ -333,6 +333,7 @@ func rows(t *testing.T) []string {
 	m.WatchCustom([]telemetry.CustomSource{{
 		Name: "opa", InFlight: func() int { return 0 }, Ready: func() bool { return true }, Failing: func() bool { return false },
 	}})
+	m.WatchShadows(authz.NewShadows(nil, nil, nil))
 	m.ObserveLoad(telemetry.Load{Result: "ok", Published: true, Documents: map[telemetry.DocumentLabels]int{{}: 1}})
 	families, err := m.Registry().Gather()
 	if err != nil {

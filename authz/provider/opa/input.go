@@ -201,7 +201,7 @@ func (h *httpPart) header(name string) (value string, ok bool) {
 // completeHeaders puts headers where policies look for them when the proxy sends them in header_map only
 // (encode_raw_headers).
 func (h *httpPart) completeHeaders(b *builder, in ast.Object, want *demand) {
-	var at ast.Object = in
+	at := in
 	for _, name := range []string{"attributes", "request", "http"} {
 		term := at.Get(ast.StringTerm(name))
 		if term == nil {

@@ -64,7 +64,11 @@ func (c *Config) compile(ctx context.Context, in *content) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	if path := ast.MustParseRef(ref); len(compiler.GetRules(path)) == 0 {
+	path, err := ast.ParseRef(ref)
+	if err != nil {
+		return nil, fmt.Errorf("decision: %s is no document of Rego", c.Decision)
+	}
+	if len(compiler.GetRules(path)) == 0 {
 		return nil, fmt.Errorf("no policy defines the decision %s (%s): name another one as decision", c.Decision, ref)
 	}
 	store := inmem.NewFromObjectWithOpts(in.data, inmem.OptReturnASTValuesOnRead(true))

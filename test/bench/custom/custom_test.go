@@ -218,7 +218,7 @@ func pluginInput(r *authv3.CheckRequest) (map[string]any, error) {
 		return nil, err
 	}
 	segments := []any{}
-	for _, segment := range strings.Split(strings.TrimLeft(u.Path, "/"), "/") {
+	for segment := range strings.SplitSeq(strings.TrimLeft(u.Path, "/"), "/") {
 		segments = append(segments, segment)
 	}
 	query := map[string]any{}
