@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -15,6 +16,7 @@ const maxFiles = 50_000
 
 // Directory is a source of documents: a file, or a directory tree of .yaml, .yml and .json files. The layout of
 // kubelet's volumes (files that are links into ..data, which is a link to a directory named by the time) is understood.
+// Tests of policies (KindPolicyTest) in files named *_test.yaml are nobody's documents and left out, broken ones too.
 type Directory struct {
 	Path string
 }
@@ -62,10 +64,8 @@ func (d Directory) read() ([]*Document, error) {
 	if err := t.walk(d.Path); err != nil {
 		return nil, err
 	}
-	if len(t.files) == 0 { // a volume that is not mounted looks like this, and no policies means that everything is allowed
-		return nil, fmt.Errorf("%s: %w", d.Path, ErrNoFiles)
-	}
 	var docs []*Document
+	others := 0 // files of documents, not of tests
 	for _, f := range t.files {
 		read, err := readFile(f.path)
 		if f.err != nil {
@@ -74,10 +74,35 @@ func (d Directory) read() ([]*Document, error) {
 		if err != nil {
 			read = []*Document{unreadableFile(f.path, err)}
 		}
+		all := len(read)
+		if IsTestName(f.path) {
+			read = slices.DeleteFunc(read, (*Document).isTest)
+		}
+		if all == 0 || len(read) > 0 {
+			others++
+		}
 		docs = append(docs, read...)
+	}
+	if others == 0 { // a volume that is not mounted looks like this, and no policies means that everything is allowed
+		return nil, fmt.Errorf("%s: %w", d.Path, ErrNoFiles)
 	}
 	return docs, nil
 }
+
+// What a document of policy tests says it is.
+const (
+	TestAPIVersion = "writ.dev/v1alpha1"
+	KindPolicyTest = "PolicyTest"
+)
+
+// IsTestName reports whether a file is named as tests of policies are: *_test.yaml, *_test.yml or *_test.json.
+func IsTestName(path string) bool {
+	return isDocumentName(path) && strings.HasSuffix(strings.TrimSuffix(path, filepath.Ext(path)), "_test")
+}
+
+// isTest reports whether the document says that it is one of tests. The file's name alone does not make it one: a policy
+// that is passed over forbids nothing.
+func (d *Document) isTest() bool { return d.APIVersion == TestAPIVersion && d.Kind == KindPolicyTest }
 
 // tree is what a walk through a directory finds.
 type tree struct {

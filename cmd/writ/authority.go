@@ -35,10 +35,12 @@ type authority struct {
 	directory policy.Directory
 	store     *policy.Store
 	checks    *extauthz.Server
-	certs     *certificates // nil without TLS
-	sources   *jwt.Sources  // of keys; nil if tokens are not verified here
-	cache     *jwt.Cache    // of verified tokens; nil without one
-	providers *providers    // that CUSTOM policies may ask; nil without checks
+	certs     *certificates  // nil without TLS
+	sources   *jwt.Sources   // of keys; nil if tokens are not verified here
+	cache     *jwt.Cache     // of verified tokens; nil without one
+	providers *providers     // that CUSTOM policies may ask; nil without checks
+	shadows   *authz.Shadows // asks them for policies under dry run; nil without checks
+	trials    *trials        // of other documents on live traffic; nil without checks
 	metrics   *telemetry.Metrics
 	decisions *telemetry.DecisionLog
 	issuing   *issuing         // nil without a certificate authority
@@ -101,8 +103,12 @@ func (a *authority) newChecks(ctx context.Context) error {
 	a.metrics.WatchCustom(a.providers.sources())
 	a.providers.loadLocal(ctx)
 	engine := &authz.Engine{Tokens: tokens, Providers: a.providers.table}
+	a.shadowProviders(engine)
 	if a.issuing != nil {
 		engine.Revoked = denyList{a.issuing.authority.Deny()}
+	}
+	if a.trials, err = a.newTrials(tokens); err != nil {
+		return err
 	}
 	a.checks, err = extauthz.New(extauthz.Config{
 		Snapshot:        a.store.Load,
@@ -124,6 +130,7 @@ func (a *authority) observe(o *extauthz.Observation) {
 	c := telemetry.Check{Time: time.Now(), Duration: o.Duration, RequestID: o.RequestID, Request: o.Request, Decision: o.Decision}
 	a.metrics.ObserveCheck(&c)
 	a.decisions.Observe(&c)
+	a.trials.observe(o)
 }
 
 // run serves until ctx ends, then drains: readiness goes first, then checks in flight end, then the rest stops, so that
@@ -139,7 +146,9 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	}
 	if a.providers != nil {
 		a.providers.run(backCtx, back)
+		back.Go(func() error { return a.shadows.Run(backCtx) })
 	}
+	a.trials.run(backCtx, back)
 	if l.diagnostics != nil {
 		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.diagnostics, a.diagnostics())) })
 	}
@@ -226,6 +235,7 @@ func (a *authority) load(trigger string) {
 		return
 	}
 	a.reload(trigger)
+	a.trials.load(trigger)
 	a.providers.reload()
 	if a.store.Load() != nil {
 		a.checks.SetReady(true)

@@ -22,7 +22,8 @@ type config struct {
 	TrustDomainAliases []string          `yaml:"trust_domain_aliases"`
 	RootNamespace      string            `yaml:"root_namespace"`
 	Documents          string            `yaml:"documents" rel:"file"`
-	State              string            `yaml:"state" rel:"file"` // directory
+	DocumentsCandidate string            `yaml:"documents_candidate" rel:"file"` // tried on live traffic, never enforced
+	State              string            `yaml:"state" rel:"file"`               // directory
 	Store              *storeConfig      `yaml:"store"`
 	Authz              *authzConfig      `yaml:"authz"`
 	CA                 *caConfig         `yaml:"ca"`

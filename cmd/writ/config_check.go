@@ -26,6 +26,7 @@ func (d *configDecoder) check(c *config) {
 	if c.Documents == "" && (c.Authz != nil || c.CA == nil) {
 		d.bad("documents", "missing: name the file or directory with the policies, such as ./policies")
 	}
+	d.checkCandidate(c)
 	if c.Authz == nil && c.CA == nil {
 		d.bad("authz", "missing, and ca as well: without both there is nothing to run; write \"authz: {}\" or \"ca: {}\" for the defaults")
 	}

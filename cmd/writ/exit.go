@@ -12,6 +12,7 @@ const (
 	exitFailed   = 1
 	exitNo       = 2 // the answer is no: a denied request
 	exitInvalid  = 3 // a document or the config is invalid
+	exitTests    = 4 // tests failed
 	exitFindings = 5 // findings at or above --fail-on
 	exitUnknown  = 6 // cannot tell
 	exitUsage    = 64

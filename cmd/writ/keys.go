@@ -145,7 +145,7 @@ func (a *authority) tokens() (authz.Tokens, error) {
 		t.Cache = a.cache
 	}
 	// Fetching begins before the first request can need the keys, and sources that are no longer wanted end.
-	a.store.BeforePublish(func(snap *policy.Snapshot) { a.sources.Set(authz.WantedKeys(snap)) })
+	a.store.BeforePublish(func(snap *policy.Snapshot) { a.sources.Set(append(authz.WantedKeys(snap), a.trials.wantedKeys()...)) })
 	a.metrics.WatchTokens(a.sources, a.cache)
 	return t, nil
 }

@@ -35,6 +35,7 @@ func (a *authority) reload(trigger string) {
 		return
 	}
 	snap := a.store.Update(docs)
+	a.trials.enforced(docs, snap)
 	if snap.Broken() > 0 {
 		report.Result = loadDegraded
 	}
@@ -175,6 +176,7 @@ func (a *authority) status(ctx context.Context) statusReport {
 	}
 	r.Tokens = a.tokensReport()
 	r.Warnings = append(r.Warnings, r.Tokens.warnings()...)
+	r.Trials = a.trials.report()
 	r.Providers = a.providers.report()
 	r.Warnings = append(r.Warnings, a.providers.warnings()...)
 	r.DecisionLog = decisionLogReport{a.config.Authz.DecisionLog.To, a.config.Authz.DecisionLog.Log, a.decisions.Dropped()}

@@ -32,7 +32,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", quickRace)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "timeless": timeless},
 	})
 }
 

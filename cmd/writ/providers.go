@@ -11,9 +11,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/authz/extauthz"
 	"github.com/writ-auth/writ/authz/provider"
 	"github.com/writ-auth/writ/authz/provider/opa"
 	"github.com/writ-auth/writ/internal/telemetry"
+	"github.com/writ-auth/writ/policy"
 )
 
 // Kinds of providers, as the configuration calls them.
@@ -168,6 +170,22 @@ func (ps *providers) run(ctx context.Context, g *errgroup.Group) {
 		ps.close()
 		return nil
 	})
+}
+
+// shadowProviders has the engine ask for CUSTOM policies under dry run.
+func (a *authority) shadowProviders(e *authz.Engine) {
+	options := extauthz.Options{TrustedHops: a.config.Authz.TrustedHops, Paths: extauthz.PathMode(a.config.Authz.Paths)}
+	decode := func(raw []byte) (*policy.Request, error) {
+		r := new(policy.Request)
+		_, err := extauthz.DecodeRequest(raw, options, r)
+		return r, err
+	}
+	a.shadows = authz.NewShadows(e, decode, func(answer *authz.ShadowAnswer) {
+		a.metrics.ObserveShadow(answer)
+		a.decisions.ObserveShadow(time.Now(), answer)
+	})
+	e.Shadows = a.shadows
+	a.metrics.WatchShadows(a.shadows)
 }
 
 // reload has policies looked at now.

@@ -29,6 +29,11 @@ apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: hours, namespace: coffee-shop}
 spec: {action: CUSTOM, provider: {name: coffee-opa}, rules: [{to: [{operation: {paths: [/orders]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: later, namespace: coffee-shop, annotations: {writ/dry-run: "true"}}
+spec: {action: CUSTOM, provider: {name: coffee-opa}, rules: [{to: [{operation: {paths: [/menu]}}]}]}
 `
 
 // menuRequest asks for a path of a workload in coffee-shop.
@@ -68,6 +73,8 @@ func TestServeProviders(t *testing.T) {
 	p.ready()
 	answers("/orders", http.StatusTeapot)
 	p.metric(`writ_custom_policies_ready{provider="coffee-opa"} 1`)
+	answers("/menu", http.StatusOK) // under dry run: asked, and not obeyed
+	p.metric(`writ_custom_shadow_total{outcome="provider_denied",provider="coffee-opa"} 1`)
 
 	write(t, dir, map[string]string{"rego/p.rego": "package envoy.authz\nallow := {{\n"})
 	p.signal(syscall.SIGHUP)

@@ -51,7 +51,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetErr(c.err)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(helpCommand(root))
-	root.AddCommand(c.serve(), c.agent(), c.check(), c.explain(), c.lint(), c.jwt(), c.ca(), c.token(), c.cert(), c.status(), c.validate(), c.version(), c.completion())
+	root.AddCommand(c.serve(), c.agent(), c.check(), c.explain(), c.lint(), c.test(), c.replay(), c.diff(), c.jwt(), c.ca(), c.token(), c.cert(), c.envoy(), c.status(), c.validate(), c.version(), c.completion())
 	argumentsAsUsage(root.Commands())
 	return root
 }

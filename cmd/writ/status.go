@@ -135,6 +135,7 @@ func (sw *statusWriter) write(w io.Writer, r *statusReport) error {
 		sw.tokens(&r.Tokens)
 		sw.providers(r.Providers)
 		sw.checks(r)
+		sw.trials(r.Trials)
 	}
 	if r.CA != nil {
 		sw.certificates(r.CA)

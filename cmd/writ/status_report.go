@@ -18,6 +18,7 @@ type statusReport struct {
 	Documents   documentsReport        `json:"documents"`
 	Tokens      tokensReport           `json:"tokens"`
 	Providers   []providerReport       `json:"providers,omitempty"` // that CUSTOM policies may ask
+	Trials      []trialReport          `json:"trials,omitempty"`    // of other documents on live traffic
 	Checks      []telemetry.CheckCount `json:"checks"`
 	DecisionLog decisionLogReport      `json:"decision_log"`
 	CA          *caReport              `json:"ca,omitempty"`    // absent without a certificate authority

@@ -94,6 +94,11 @@ func (c *cli) validateAuthz(ctx context.Context, cfg *config, file string, repor
 	} else {
 		report.Documents = append(report.Documents, errorsOf(policy.NewSnapshot(docs, cfg.mesh()).Problems())...)
 	}
+	if problems, err := cfg.candidateProblems(); err != nil {
+		report.Config = append(report.Config, configProblem{Source: file, Key: "documents_candidate", Message: err.Error()})
+	} else {
+		report.Documents = append(report.Documents, errorsOf(problems)...)
+	}
 	sortProblems(report.Documents)
 	report.Loaded = len(docs)
 	return kept

@@ -152,7 +152,11 @@ func (l *linter) sorted() []policy.Problem {
 }
 
 func dryRun(doc *policy.Document) bool {
-	on, err := strconv.ParseBool(doc.Annotations[policy.DryRunAnnotation])
+	annotation := policy.DryRunAnnotation
+	if _, ok := doc.Annotations[policy.CustomDryRunAnnotation]; ok {
+		annotation = policy.CustomDryRunAnnotation
+	}
+	on, err := strconv.ParseBool(doc.Annotations[annotation])
 	return err == nil && on
 }
 

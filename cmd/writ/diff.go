@@ -1,0 +1,156 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-auth/writ/policy"
+	"github.com/writ-auth/writ/policy/analysis"
+)
+
+// diffFlags are the flags of diff.
+type diffFlags struct {
+	config, failOn, traffic, test string
+	reasons, curl                 bool
+	out                           *format
+	paths                         [2]string
+}
+
+// diffReport is the answer of diff.
+type diffReport struct {
+	Differences []diffEntry           `json:"differences"`
+	Unknown     []analysis.Unknown    `json:"unknown"`
+	Counts      map[analysis.Kind]int `json:"counts"`    // of differences by kind
+	Workloads   int                   `json:"workloads"` // classes of workloads that were compared
+}
+
+// diffEntry is one class of requests, with what the flags ask for besides.
+type diffEntry struct {
+	analysis.Difference
+	Curl string `json:"curl,omitempty"`
+}
+
+func (c *cli) diff() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "diff OLD NEW",
+		Short: "Say which requests two sets of documents decide differently",
+		Long: "diff compares two sets of Istio documents (files, directories, or - for standard input) by what they decide. It\n" +
+			"lists classes of requests that are newly allowed or newly denied, by workload and by the rules that decide, each with\n" +
+			"an example that was decided both ways by the code the server runs. What it cannot compare completely is UNKNOWN,\n" +
+			"with the reason. docs/diff.md says how it is found and what is assumed.\n\n" +
+			"Exit codes: 0 no difference, 2 a difference that --fail-on names, 6 none and something is UNKNOWN, 3 a document is\n" +
+			"invalid.",
+		Example: "  writ diff ./policies ./policies-new\n" +
+			"  writ diff --fail-on widen main/policies policies -o json",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usagef("diff: want two sets of documents, the old and the new one: writ diff ./policies ./policies-new")
+			}
+			return nil
+		},
+	}
+	d := &diffFlags{out: addOutput(cmd)}
+	f := cmd.Flags()
+	f.StringVarP(&d.config, "config", "c", "", "configuration `file` to take the trust domain and root namespace from")
+	f.StringVar(&d.failOn, "fail-on", "any", "exit 2 on these `differences`: any, widen, narrow or never")
+	f.StringVar(&d.traffic, "traffic", "all", "compare this `traffic`: http, tcp or all")
+	f.BoolVar(&d.reasons, "reasons", false, "list requests with the same decision by another policy as well")
+	f.BoolVar(&d.curl, "emit-curl", false, "show each example as a curl command")
+	f.StringVar(&d.test, "emit-test", "", "write the examples to this `file`, as tests of the new documents for writ test")
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		d.paths = [2]string(args)
+		return c.runDiff(d)
+	}
+	return cmd
+}
+
+// check refuses command lines that cannot be meant.
+func (d *diffFlags) check() error {
+	for _, word := range []struct {
+		flag, value string
+		known       []string
+	}{
+		{"--fail-on", d.failOn, []string{"any", "widen", "narrow", "never"}},
+		{"--traffic", d.traffic, []string{"all", "http", "tcp"}},
+	} {
+		if !slices.Contains(word.known, word.value) {
+			return usagef("%s %q: want %s%s", word.flag, word.value, strings.Join(word.known, ", "), didYouMean(word.value, word.known))
+		}
+	}
+	if d.test != "" && d.paths[1] == "-" {
+		return usagef("--emit-test: the tests name the documents they are about, and the new ones are standard input: use files")
+	}
+	return onceStdin(d.paths[:]...)
+}
+
+func (c *cli) runDiff(d *diffFlags) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	mesh, err := c.meshOf(d.config)
+	if err != nil {
+		return err
+	}
+	var docs [2][]*policy.Document
+	for i, path := range d.paths {
+		if docs[i], _, err = c.validDocuments([]string{path}, mesh); err != nil {
+			return err
+		}
+	}
+	options := analysis.DiffOptions{Reasons: d.reasons}
+	if d.traffic != "all" {
+		options.Traffic = []string{d.traffic}
+	}
+	found, err := analysis.Diff(docs[0], docs[1], mesh, options)
+	if err != nil {
+		return err
+	}
+	report := newDiffReport(found, d.curl)
+	if d.test != "" {
+		if err := writeDiffTests(d.test, d.paths[1], found); err != nil {
+			return fmt.Errorf("--emit-test: %w", err)
+		}
+	}
+	if d.out.value != "text" {
+		err = d.out.encode(c.out, report)
+	} else {
+		w := &diffWriter{w: c.out, colours: c.colours(c.out), docs: docs}
+		err = w.write(report)
+	}
+	if err != nil {
+		return err
+	}
+	return report.exit(d.failOn)
+}
+
+func newDiffReport(found *analysis.Report, curl bool) *diffReport {
+	r := &diffReport{Differences: []diffEntry{}, Unknown: found.Unknown, Counts: map[analysis.Kind]int{}, Workloads: found.Workloads}
+	for _, difference := range found.Differences {
+		entry := diffEntry{Difference: difference}
+		if curl {
+			entry.Curl = curlOf(&difference.Witness.Request)
+		}
+		r.Differences = append(r.Differences, entry)
+		r.Counts[difference.Kind]++
+	}
+	return r
+}
+
+// exit ends the command with the code for what was found. Other providers may allow more, or less: both count.
+func (r *diffReport) exit(failOn string) error {
+	kinds := map[string][]analysis.Kind{
+		"any":    {analysis.Widened, analysis.Narrowed, analysis.Changed, analysis.Reason},
+		"widen":  {analysis.Widened, analysis.Changed},
+		"narrow": {analysis.Narrowed, analysis.Changed},
+	}[failOn]
+	switch {
+	case slices.ContainsFunc(kinds, func(k analysis.Kind) bool { return r.Counts[k] > 0 }):
+		return exitWith(exitNo)
+	case failOn != "never" && len(r.Unknown) > 0:
+		return exitWith(exitUnknown)
+	}
+	return nil
+}
