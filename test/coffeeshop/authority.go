@@ -26,11 +26,19 @@ authz:
   jwks:
     allow_networks: [127.0.0.1]         # by default no key is fetched from this machine or a private network
     ca: {127.0.0.1: identity-ca.pem}    # besides the system's CAs, for this host alone
+  providers:
+    - name: house-rules                 # which the CUSTOM policy barista-house-rules asks
+      timeout: 5s
+      opa: {bundle: ./rego, decision: barista/decision}
 ca:
   listen: %s
+  default_ttl: %s                        # for the show: agents renew after half of it. The default is 1h
+  attest:
+    join_token: {}
+    client_cert: {grace: 24h}           # an agent that overslept, with the laptop, may come back
 admin: unix:admin.sock
 diagnostics: %s
-`, s.policies, local(s.ports[portAuthority]), local(s.ports[portDiagnostics]))
+`, s.policies, local(s.ports[portAuthority]), identityTTL, local(s.ports[portDiagnostics]))
 	if err := os.WriteFile(s.file("writ.yaml"), []byte(config), 0o600); err != nil {
 		return err
 	}
@@ -47,13 +55,22 @@ diagnostics: %s
 	return authority.WaitReady(ready)
 }
 
+// errRefused is a no of writ, exit code 2, and not a failure.
+var errRefused = errors.New("refused")
+
+const exitNo = 2
+
 // run is a command of writ, in the shop's folder, as somebody would type it there. It returns what it prints.
 func (s *shop) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, s.writ, args...)
 	cmd.Dir = s.dir
 	out, err := cmd.Output()
-	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
-		return nil, fmt.Errorf("writ %s: %w\n%s", strings.Join(args, " "), err, failed.Stderr)
+	failed, ok := errors.AsType[*exec.ExitError](err)
+	switch {
+	case !ok:
+		return out, err
+	case failed.ExitCode() == exitNo:
+		err = errRefused
 	}
-	return out, err
+	return nil, fmt.Errorf("writ %s: %w\n%s%s", strings.Join(args, " "), err, out, failed.Stderr)
 }

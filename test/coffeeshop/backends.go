@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
-	"time"
 )
 
 // answer is what every service of the shop replies.
@@ -84,7 +83,7 @@ func (o *orderService) call(ctx context.Context, service, method, path, header s
 	if header != "" {
 		req.Header.Set(header, "order-7")
 	}
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return 0, err

@@ -1,9 +1,11 @@
 // Command coffeeshop is writ's demo, run by `make run`: the coffee shop of deploy/coffee-shop with a real Envoy before
-// every service, and one `writ serve` that gives each of them its certificate and decides who may call whom.
+// every service. One `writ serve` issues identities and decides who may call whom; a `writ agent` beside every service gets
+// that service's identity, keeps it renewed and hands it to its Envoy over SDS.
 //
-// It sends a table of requests, shows what was expected and what came back, and why, as Envoy's access log tells it.
-// Then it stays up for you to try things, until Ctrl-C, which leaves nothing behind: no process, no file, no port.
-// Meanwhile its identity provider goes down, comes back and rotates its keys, which shows what becomes of tokens.
+// It prints one table of what it does, what was expected, what came back and why: requests with certificates, without, and
+// with tokens, a Rego policy that changes, an outage of the customers' identity provider, renewals and a rotation of the root
+// under traffic, a revocation. Then it stays up for you to try things, until Ctrl-C, which leaves nothing behind: no process,
+// no file, no port.
 package main
 
 import (
@@ -14,10 +16,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
+	"slices"
 	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // startPatience bounds how long everything together may take to come up; the first run may have to fetch Envoy.
@@ -39,16 +41,18 @@ type options struct {
 	verbose  bool
 	port     int
 	policies string
+	rego     string
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("coffeeshop", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.BoolVar(&o.once, "once", false, "send the table of requests and exit: 1 if an answer differs")
-	flags.BoolVar(&o.verbose, "v", false, "show what writ and the Envoys print")
+	flags.BoolVar(&o.once, "once", false, "print the table and exit: 1 if an answer differs")
+	flags.BoolVar(&o.verbose, "v", false, "show what writ, its agents and the Envoys print")
 	flags.IntVar(&o.port, "port", 15001, "first of the nine ports on 127.0.0.1 that are used; 0 = any free ones")
 	flags.StringVar(&o.policies, "policies", "deploy/coffee-shop/policies", "directory of documents")
+	flags.StringVar(&o.rego, "rego", "deploy/coffee-shop/rego", "directory of the Rego that barista-service asks")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -67,6 +71,9 @@ func run(args []string, stdout, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	if runtime.GOOS != "linux" {
+		return errors.New("the coffee shop opens on Linux only: its agents ask the kernel who calls them (run it in a virtual machine or a container)")
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	ctx, orphaned := context.WithCancel(ctx)
@@ -83,60 +90,50 @@ func run(args []string, stdout, stderr io.Writer) (err error) {
 	}()
 	starting, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	fmt.Fprintln(stderr, "Opening the coffee shop: writ, five services and their Envoys …")
+	fmt.Fprintln(stderr, "Opening the coffee shop: writ, five services, their agents and their Envoys …")
 	if err := shop.open(starting, opts, stderr); err != nil {
 		return unlessEnded(ctx, err)
 	}
 	if err := shop.listIdentities(ctx, stdout); err != nil {
 		return unlessEnded(ctx, err)
 	}
-	different, err := shop.table(ctx, stdout)
+	different, err := shop.show(ctx, stdout)
 	if err != nil {
 		return unlessEnded(ctx, err)
 	}
-	if opts.once {
-		return shop.once(ctx, stdout, different)
-	}
-	return shop.stay(ctx, stdout, different)
-}
-
-// once ends the run with the drill, or with an error if an answer differs.
-func (s *shop) once(ctx context.Context, stdout io.Writer, different int) error {
-	if different == 0 {
-		more, err := s.drill(ctx, stdout)
-		if err != nil {
-			return unlessEnded(ctx, err)
+	if !opts.once {
+		shop.invite(stdout)
+		if err := shop.wait(ctx); err != nil {
+			return err
 		}
-		different = more
 	}
 	if different > 0 {
-		return fmt.Errorf("%d answers differ from what deploy/coffee-shop/policies says", different)
+		return fmt.Errorf("%d rows of the table differ from what deploy/coffee-shop says", different)
 	}
 	return nil
 }
 
-// stay keeps the shop open until ctx ends. The drill takes half a minute, so it runs while people try things.
-func (s *shop) stay(ctx context.Context, stdout io.Writer, different int) error {
-	s.invite(stdout)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		more, err := s.drill(ctx, stdout)
-		different += more
-		return unlessEnded(ctx, err)
-	})
-	group.Go(func() error {
-		defer cancel()
-		return s.wait(ctx)
-	})
-	if err := group.Wait(); err != nil {
-		return err
+// show prints the table and returns how many rows are not as expected. If decisions differ, what rests on them is left out.
+func (s *shop) show(ctx context.Context, out io.Writer) (different int, err error) {
+	var orders traffic
+	defer orders.stop()
+	decisions, events := s.decisions(), s.events(&orders)
+	t := newTable(out, append(slices.Clone(decisions), events...))
+	t.head()
+	for _, a := range decisions {
+		if err := t.play(ctx, a); err != nil {
+			return t.different, err
+		}
 	}
-	if different > 0 {
-		return fmt.Errorf("%d answers of the tables differed", different)
+	if t.different == 0 {
+		for _, a := range events {
+			if err := t.play(ctx, a); err != nil {
+				return t.different, err
+			}
+		}
 	}
-	return nil
+	t.sum()
+	return t.different, s.issueFiles(ctx)
 }
 
 // unlessEnded keeps an error only if it is not just the echo of Ctrl-C.

@@ -1,38 +1,21 @@
 package main
 
-import (
-	"bufio"
-	"context"
-	"crypto/rand"
-	"crypto/tls"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"os"
-	"strconv"
-	"strings"
-	"time"
+import "strings"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
-
-	"github.com/writ-auth/writ/internal/testkit"
-)
-
-// nobody is a caller without a certificate, on plaintext.
+// nobody is a caller without a certificate, in plaintext.
 const nobody = "(nobody)"
 
-// forgedCertificate is why a handshake is refused.
-const forgedCertificate = "its certificate is of another authority"
+// Requests that are none: a connection to the database, and one that ends with the handshake.
+const (
+	methodTCP     = "TCP"
+	methodConnect = "connect"
+)
 
-// request is one row of the table.
+// request is something to ask, and what the answer should be.
 type request struct {
 	caller  string // whose certificate; nobody = plaintext
 	service string
-	method  string // "TCP" for a connection to the database
+	method  string
 	path    string
 	header  string // "name: value", or empty
 	token   string // see shop.token; empty = none
@@ -40,8 +23,9 @@ type request struct {
 	why     string
 }
 
-// Every row follows from deploy/coffee-shop/policies; the number in brackets is the rule's, counted from 0.
-var requests = []request{
+// Every row follows from deploy/coffee-shop; the number in brackets is the rule's, counted from 0.
+
+var callers = []request{
 	{"customer-service", "order-service", "GET", "/orders?drink=espresso", "", "", "200", "allow coffee-shop/order-callers[0]"},
 	{"customer-service", "order-service", "POST", "/orders", "", "", "201", "allow coffee-shop/order-callers[0]"},
 	{"customer-service", "order-service", "GET", "/orders/7", "", "", "200", "allow coffee-shop/order-callers[0]"},
@@ -54,10 +38,24 @@ var requests = []request{
 	{"order-service", "inventory-service", "GET", "/inventory/espresso", "", "", "200", "allow coffee-shop/inventory-callers[0]"},
 	{"order-service", "inventory-service", "PUT", "/inventory/espresso", "", "", "403", "no_allow_match"},
 	{"barista-service", "inventory-service", "PUT", "/inventory/espresso", "", "", "200", "allow coffee-shop/inventory-callers[1]"},
-	{"order-service", "barista-service", "POST", "/brews", "", "", "403", "no_allow_match"},
-	{"order-service", "barista-service", "POST", "/brews", "x-order-id: 7", "", "200", "allow coffee-shop/barista-brews[0]"},
+	{"inventory-service", databaseService, methodTCP, "", "", "", "open", "allow coffee-shop/inventory-database[0]"},
+	{"order-service", databaseService, methodTCP, "", "", "", "closed", "no_allow_match"},
 	{"order-service", "customer-service", "DELETE", "/customers/7", "", "", "403", "deny coffee-shop/customer-delete-by-admin-only[0]"},
 	{"admin-service", "customer-service", "DELETE", "/customers/7", "", "", "200", "allow coffee-shop/customer-admin[0]"},
+	{"payment-service", "order-service", "GET", "/healthz", "", "", "200", "allow coffee-shop/health[0]"},
+	{"printer", "order-service", "GET", "/healthz", "", "", "403", "no_allow_match"},
+}
+
+var strangers = []request{
+	{impostor, "order-service", methodConnect, "", "", "", "refused", "handshake: unknown certificate authority"},
+	{nobody, "inventory-service", "GET", "/healthz", "", "", "refused", plaintextRefused},
+	{nobody, "barista-service", "GET", "/healthz", "", "", "refused", plaintextRefused},
+	{nobody, "payment-service", "GET", "/healthz", "", "", "403", "plaintext_refused"},
+	{nobody, "order-service", "GET", "/healthz", "", "", "403", "deny istio-system/require-identity[0]"},
+	{nobody, "order-service", "GET", "/menu", "", "", "200", "allow coffee-shop/menu[0]"},
+}
+
+var customers = []request{
 	{"order-service", "customer-service", "GET", "/customers/7", "", "", "403", "no_allow_match"},
 	{"order-service", "customer-service", "GET", "/customers/7", "", "alice", "200 for alice", "allow coffee-shop/require-jwt[0]"},
 	{"payment-service", "customer-service", "GET", "/customers/7", "", "alice", "403", "no_allow_match"},
@@ -73,14 +71,26 @@ var requests = []request{
 	{"order-service", "customer-service", "PUT", "/customers/7/address", "", "alice", "200 for alice", "allow coffee-shop/require-jwt[2]"},
 	{"order-service", "customer-service", "PUT", "/customers/7/address", "", "carol", "403", "no_allow_match"},
 	{"barista-service", "customer-service", "GET", "/customers", "", "dave", "200 for dave", "allow coffee-shop/require-jwt[3]"},
-	{"payment-service", "order-service", "GET", "/healthz", "", "", "200", "allow coffee-shop/health[0]"},
-	{"printer", "order-service", "GET", "/healthz", "", "", "403", "no_allow_match"},
-	{nobody, "order-service", "GET", "/healthz", "", "", "403", "deny istio-system/require-identity[0]"},
-	{nobody, "barista-service", "GET", "/healthz", "", "", "403", "unknown_workload"},
-	{impostor, "order-service", "POST", "/orders", "", "", "refused", forgedCertificate},
-	{"inventory-service", databaseService, "TCP", "", "", "", "open", "allow coffee-shop/inventory-database[0]"},
-	{"order-service", databaseService, "TCP", "", "", "", "closed", "no_allow_match"},
 }
+
+var brewsWhileOpen = []request{
+	{"order-service", "barista-service", "POST", "/brews", "x-order-id: 7", "", "200", "allow coffee-shop/barista-brews[0]"},
+	{"order-service", "barista-service", "POST", "/brews", "", "", "403", "no_allow_match"},
+	{"order-service", "barista-service", "POST", "/brews/reserve", "x-order-id: 7", "", "403", custom + "the reserve is for gold customers"},
+	{"order-service", "barista-service", "POST", "/brews/reserve", "x-order-id: 7", "alice", "403", custom + "the reserve is for gold customers"},
+	{"order-service", "barista-service", "POST", "/brews/reserve", "x-order-id: 7", "carol", "200 for carol", "allow coffee-shop/barista-brews[0]"},
+	{"order-service", "barista-service", "POST", "/brews/reserve", "x-order-id: 7", "forged", "403", custom + "the reserve is for gold customers"},
+}
+
+var brewsWhileClosed = []request{
+	{"order-service", "barista-service", "POST", "/brews", "x-order-id: 7", "", "403", custom + "we are closed"},
+	{"order-service", "barista-service", "POST", "/brews/reserve", "x-order-id: 7", "carol", "403", custom + "we are closed"},
+}
+
+const (
+	custom           = "custom coffee-shop/barista-house-rules[0]: "
+	plaintextRefused = "its Envoy takes mutual TLS only"
+)
 
 // String is the request as a person would write it.
 func (r request) String() string {
@@ -99,167 +109,4 @@ func (r request) String() string {
 		text += "  (" + strings.Join(with, ", ") + ")"
 	}
 	return text
-}
-
-// logged is what the access log says of one request. Envoy writes null for what is absent.
-type logged struct {
-	Filter      string `json:"filter"`
-	RequestID   string `json:"request_id"`
-	Layer       string `json:"layer"`
-	Reason      string `json:"reason"`
-	Policy      string `json:"policy"`
-	Rule        int    `json:"rule"`
-	Token       string `json:"token"` // why it was refused
-	Audit       any    `json:"audit"`
-	DryRunAllow string `json:"dry_run_allow"`
-	DryRunDeny  string `json:"dry_run_deny"`
-}
-
-// why is the short form.
-func (l logged) why() string {
-	text := l.Reason
-	if l.Token != "" {
-		text += ": " + l.Token
-	}
-	if l.Policy != "" {
-		text = fmt.Sprintf("%s %s[%d]", l.Layer, l.Policy, l.Rule)
-	}
-	if l.Audit != nil && l.Audit != false {
-		text += ", audited"
-	}
-	if l.DryRunDeny == "denied" || l.DryRunAllow == "denied" {
-		text += ", dry run: denied"
-	}
-	return text
-}
-
-// send makes the request and reads the access log for the reason.
-func (s *shop) send(ctx context.Context, r request) (answer, why string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if r.method == "TCP" {
-		return s.sendTCP(ctx, r)
-	}
-	return s.sendHTTP(ctx, r)
-}
-
-func (s *shop) sendHTTP(ctx context.Context, r request) (answer, why string, err error) {
-	port := 0
-	for _, m := range members {
-		if m.name == r.service {
-			port = s.ports[m.port]
-		}
-	}
-	url, transport := "http://"+local(port)+r.path, &http.Transport{DisableKeepAlives: true}
-	if r.caller != nobody {
-		config, err := s.tlsConfig(r.caller, r.service)
-		if err != nil {
-			return "", "", err
-		}
-		url, transport.TLSClientConfig = "https://"+local(port)+r.path, config
-	}
-	req, err := http.NewRequestWithContext(ctx, r.method, url, nil)
-	if err != nil {
-		return "", "", err
-	}
-	id := rand.Text()
-	req.Header.Set("X-Request-Id", id)
-	if name, value, ok := strings.Cut(r.header, ": "); ok {
-		req.Header.Set(name, value)
-	}
-	if r.token != "" {
-		token, err := s.token(r.token)
-		if err != nil {
-			return "", "", err
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	sidecar := s.sidecars[r.service]
-	mark := sidecar.Output.Mark()
-	client := http.Client{Transport: transport}
-	resp, err := client.Do(req)
-	if rejected(err) {
-		return "refused", forgedCertificate, nil
-	}
-	if err != nil {
-		return "", "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return "", "", err
-	}
-	line, err := waitLog(ctx, sidecar, mark, func(l logged) bool { return l.RequestID == id })
-	return strconv.Itoa(resp.StatusCode) + customerOf(body), line.why(), err
-}
-
-// rejected reports whether the server ended the TLS handshake.
-func rejected(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && (op.Op == "remote error" || op.Op == "read" || op.Op == "write")
-}
-
-// sendTCP opens a connection to the database and says something, as its clients do.
-func (s *shop) sendTCP(ctx context.Context, r request) (answer, why string, err error) {
-	const service = "inventory-service"
-	config, err := s.tlsConfig(r.caller, service)
-	if err != nil {
-		return "", "", err
-	}
-	sidecar := s.sidecars[service]
-	mark := sidecar.Output.Mark()
-	dialer := tls.Dialer{Config: config}
-	conn, err := dialer.DialContext(ctx, "tcp", local(s.ports[portDatabase]))
-	if err != nil {
-		return "", "", err
-	}
-	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return "", "", err
-		}
-	}
-	answer = "open"
-	_, err = fmt.Fprintln(conn, "SELECT beans FROM inventory")
-	if err == nil {
-		_, err = bufio.NewReader(conn).ReadString('\n')
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return "", "", err
-	}
-	if err != nil {
-		answer = "closed"
-	}
-	_ = conn.Close() // the connection is logged when it ends
-	line, err := waitLog(ctx, sidecar, mark, func(l logged) bool { return l.Filter == "network" })
-	return answer, line.why(), err
-}
-
-// tlsConfig is the caller's end of mTLS: who answers has to be the service that was called.
-func (s *shop) tlsConfig(caller, service string) (*tls.Config, error) {
-	files := s.identity(caller)
-	if caller == impostor {
-		files = s.forged
-	}
-	own, trusted, err := files.credentials()
-	if err != nil {
-		return nil, err
-	}
-	called, err := spiffeid.FromString(serviceID(service))
-	if err != nil {
-		return nil, err
-	}
-	return tlsconfig.MTLSClientConfig(own, trusted, tlsconfig.AuthorizeID(called)), nil
-}
-
-func waitLog(ctx context.Context, envoy *testkit.Envoy, mark int, match func(logged) bool) (found logged, err error) {
-	_, err = envoy.Output.Wait(ctx, mark, func(line string) bool {
-		var l logged
-		if json.Unmarshal([]byte(line), &l) != nil || !match(l) {
-			return false
-		}
-		found = l
-		return true
-	})
-	return found, err
 }

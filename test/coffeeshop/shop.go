@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -32,30 +33,35 @@ const (
 
 // member is one service of the shop.
 type member struct {
-	name   string
-	port   int
-	labels string // what its sidecar says of it; empty = nothing, writ goes by certificate and WorkloadEntry
+	name      string
+	port      int
+	labels    string // what its sidecar says of it; empty = nothing, writ goes by certificate and WorkloadEntry
+	plaintext bool   // whether its sidecar takes plaintext besides mutual TLS
 }
 
+// order-service is PERMISSIVE. All others are STRICT, and their Envoys take no plaintext; but that of payment-service does, as
+// if nobody had told it: writ refuses it all the same.
 var members = []member{
-	{"order-service", portOrder, "app=order-service,version=v1"},
-	{"payment-service", portPayment, "app=payment-service,version=v1"},
-	{"inventory-service", portInventory, "app=inventory-service,version=v1"},
-	{"customer-service", portCustomer, "app=customer-service,version=v1"},
-	{"barista-service", portBarista, ""},
+	{name: "order-service", port: portOrder, labels: "app=order-service,version=v1", plaintext: true},
+	{name: "payment-service", port: portPayment, labels: "app=payment-service,version=v1", plaintext: true},
+	{name: "inventory-service", port: portInventory, labels: "app=inventory-service,version=v1"},
+	{name: "customer-service", port: portCustomer, labels: "app=customer-service,version=v1"},
+	{name: "barista-service", port: portBarista},
 }
 
 const databaseService = "inventory-database"
 
 // shop is everything that runs.
 type shop struct {
-	dir       string // certificates, configuration, logs; removed at the end
+	dir       string // configuration, sockets, logs; removed at the end
 	policies  string // absolute
 	writ      string // binary
 	ports     [portsUsed]int
 	authority *testkit.Authority
 	provider  *testkit.IdentityProvider // of customers
-	forged    identity                  // the impostor's
+	signed    map[string]string         // key IDs by what tokens signed with them are called
+	forged    *tls.Certificate          // the impostor's
+	machines  map[string]*machine       // by holder
 	sidecars  map[string]*testkit.Envoy // by service
 
 	mu      sync.Mutex
@@ -80,10 +86,16 @@ func (s *shop) open(ctx context.Context, opts options, stderr io.Writer) error {
 		return err
 	}
 	s.later(func() error { return os.RemoveAll(s.dir) })
+	if err := s.checkFolder(); err != nil {
+		return err
+	}
 	if err := s.takePorts(ctx, opts.port); err != nil {
 		return err
 	}
 	if err := s.aimPolicies(); err != nil {
+		return err
+	}
+	if err := s.copyRego(opts.rego); err != nil {
 		return err
 	}
 	if err := s.startIdentityProvider(ctx); err != nil {
@@ -99,10 +111,10 @@ func (s *shop) open(ctx context.Context, opts options, stderr io.Writer) error {
 	if err := s.startAuthority(ctx, tee); err != nil {
 		return err
 	}
-	if err := s.issue(ctx); err != nil {
+	if err := s.forge(); err != nil {
 		return err
 	}
-	return s.startServices(ctx, envoy, tee)
+	return s.startMachines(ctx, envoy, tee)
 }
 
 // later registers what close has to do.
@@ -152,17 +164,15 @@ func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(
 
 func (s *shop) file(name string) string { return filepath.Join(s.dir, name) }
 
-// startServices starts the backends and, all at once, their Envoys.
-func (s *shop) startServices(ctx context.Context, envoy string, tee io.Writer) error {
+// startMachines starts everybody's machine at once, with a backend and an Envoy where there is a service.
+func (s *shop) startMachines(ctx context.Context, envoy string, tee io.Writer) error {
 	order := new(orderService)
 	database, err := testkit.ServeTCPEcho(ctx, "inventory database ready")
 	if err != nil {
 		return err
 	}
 	s.later(database.Close)
-
-	s.sidecars = map[string]*testkit.Envoy{}
-	group, ctx := errgroup.WithContext(ctx)
+	configs := map[string]sidecar{}
 	for _, m := range members {
 		handler := service(m.name)
 		if m.port == portOrder {
@@ -170,11 +180,24 @@ func (s *shop) startServices(ctx context.Context, envoy string, tee io.Writer) e
 		}
 		backend, err := testkit.ServeHTTP(ctx, handler)
 		if err != nil {
-			return errors.Join(err, group.Wait())
+			return err
 		}
 		s.later(backend.Close)
-		config := s.sidecar(m, backend.Addr, database.Addr)
-		group.Go(func() error { return s.startSidecar(ctx, envoy, config, tee) })
+		configs[m.name] = s.sidecar(m, backend.Addr, database.Addr)
+	}
+
+	s.machines, s.sidecars = map[string]*machine{}, map[string]*testkit.Envoy{}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, h := range holders() {
+		group.Go(func() error {
+			if err := s.startMachine(ctx, h, tee); err != nil {
+				return fmt.Errorf("the machine of %s: %w", h.name, err)
+			}
+			if config, ok := configs[h.name]; ok {
+				return s.startSidecar(ctx, envoy, config, tee)
+			}
+			return nil
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -186,8 +209,8 @@ func (s *shop) startServices(ctx context.Context, envoy string, tee io.Writer) e
 
 func (s *shop) sidecar(m member, backend, database string) sidecar {
 	config := sidecar{
-		Service: m.name, Port: s.ports[m.port], Labels: m.labels, Backend: backend,
-		Identity: s.identity(m.name), Writ: s.file("authz.sock"),
+		Service: m.name, Port: s.ports[m.port], Plaintext: m.plaintext, Labels: m.labels, Backend: backend,
+		Agent: s.agentSocket(m.name), Writ: s.file("authz.sock"),
 	}
 	switch m.port {
 	case portInventory:
@@ -224,7 +247,7 @@ func (s *shop) startSidecar(ctx context.Context, binary string, config sidecar, 
 
 // wait returns nil when ctx ends, and an error when one of the processes does.
 func (s *shop) wait(ctx context.Context) error {
-	ended := make(chan string, len(s.sidecars)+1)
+	ended := make(chan string, len(s.sidecars)+len(s.machines)+1)
 	watch := func(p *testkit.Process) {
 		select {
 		case <-p.Done():
@@ -233,6 +256,9 @@ func (s *shop) wait(ctx context.Context) error {
 		}
 	}
 	go watch(s.authority.Process)
+	for _, m := range s.machines {
+		go watch(m.agent.Process)
+	}
 	for _, envoy := range s.sidecars {
 		go watch(envoy.Process)
 	}

@@ -13,14 +13,15 @@ var sidecarTemplate string
 
 // sidecar is what differs between the Envoys of the shop.
 type sidecar struct {
-	Service  string
-	Port     int    // inbound, mTLS and plaintext
-	Labels   string // k=v,k=v; empty = the sidecar does not say whom it protects
-	Backend  string // host:port of the service
-	Identity identity
-	Writ     string // path of the authority's Unix socket
-	TCP      *tcpService
-	Calls    []peer // services this one calls
+	Service   string
+	Port      int    // inbound, mutual TLS
+	Plaintext bool   // and plaintext, too
+	Labels    string // k=v,k=v; empty = the sidecar does not say whom it protects
+	Backend   string // host:port of the service
+	Agent     string // path of the Unix socket that gives it its identity
+	Writ      string // path of the authority's Unix socket
+	TCP       *tcpService
+	Calls     []peer // services this one calls
 }
 
 // tcpService is a TCP port next to a service.

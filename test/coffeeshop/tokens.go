@@ -14,18 +14,27 @@ import (
 // identityPort is where deploy/coffee-shop/policies looks for the keys of the identity provider.
 const identityPort = 15008
 
-// tokens are by the name they have in the table and as a file. All but those of the drill are signed with the
-// provider's ES256 key, which it keeps.
+// tokens are by the name they have in the table and as a file. All but those of [shop.signed] are signed with the provider's
+// ES256 key, which it keeps.
 var tokens = map[string]testkit.Token{
-	"alice":            {Claims: map[string]any{"sub": "alice", "aud": "customer-service", "loyalty": "silver", "scope": "profile:read address:write"}},
-	"carol":            {Claims: map[string]any{"sub": "carol", "aud": "customer-service", "loyalty": "gold", "scope": "profile:read"}},
-	"dave":             {Claims: map[string]any{"sub": "dave", "aud": "customer-service", "groups": []string{"tasters", "baristas"}}},
-	"expired":          {Claims: map[string]any{"sub": "alice", "aud": "customer-service", "exp": 1700000000}},
-	"forged":           {Claims: map[string]any{"sub": "alice", "aud": "customer-service"}, Forged: true},
-	"unsigned":         {Claims: map[string]any{"sub": "alice", "aud": "customer-service"}, Header: map[string]any{"alg": "none", "kid": testkit.Absent}},
+	"alice":            {Claims: map[string]any{"sub": "alice", "aud": served, "loyalty": "silver", "scope": "profile:read address:write"}},
+	"carol":            {Claims: map[string]any{"sub": "carol", "aud": served, "loyalty": "gold", "scope": "profile:read"}},
+	"dave":             {Claims: map[string]any{"sub": "dave", "aud": served, "groups": []string{"tasters", "baristas"}}},
+	"expired":          {Claims: map[string]any{"sub": "alice", "aud": served, "exp": 1700000000}},
+	"forged":           {Claims: map[string]any{"sub": "alice", "aud": served, "loyalty": "gold"}, Forged: true},
+	"unsigned":         {Claims: map[string]any{"sub": "alice", "aud": served}, Header: map[string]any{"alg": "none", "kid": testkit.Absent}},
 	"another-service":  {Claims: map[string]any{"sub": "alice", "aud": "order-service"}},
-	"another-provider": {Claims: map[string]any{"sub": "alice", "aud": "customer-service", "iss": "https://auth.teashop.com"}},
+	"another-provider": {Claims: map[string]any{"sub": "alice", "aud": served, "iss": "https://auth.teashop.com"}},
 }
+
+// served are the services that a customer's token is for.
+var served = []string{"customer-service", "barista-service"}
+
+// Tokens that are made when they are used, with the RS256 keys of the provider.
+const (
+	oldKey = "of the old key"
+	newKey = "of the new key"
+)
 
 // startIdentityProvider serves keys, and leaves them and the tokens in the shop's folder.
 func (s *shop) startIdentityProvider(ctx context.Context) error {
@@ -43,6 +52,7 @@ func (s *shop) startIdentityProvider(ctx context.Context) error {
 		return err
 	}
 	s.later(s.provider.Close)
+	s.signed = map[string]string{oldKey: s.provider.KeyID("RS256")}
 	if err := os.WriteFile(s.file("keys.json"), []byte(s.provider.JWKS()), 0o600); err != nil {
 		return err
 	}
@@ -54,9 +64,9 @@ func (s *shop) startIdentityProvider(ctx context.Context) error {
 	return nil
 }
 
-// token is the token of a row: one of the files, or one signed with the provider's RS256 key of that kid.
+// token is the token of a row.
 func (s *shop) token(name string) (string, error) {
-	if kid, ok := strings.CutPrefix(name, "signed with "); ok {
+	if kid, ok := s.signed[name]; ok {
 		return s.provider.Sign(testkit.Token{Algorithm: "RS256", Key: kid, Claims: tokens["alice"].Claims}), nil
 	}
 	text, err := os.ReadFile(s.file(name + ".jwt"))

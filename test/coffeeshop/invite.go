@@ -1,45 +1,11 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 )
-
-// table sends all requests, prints what came back, and returns how many answers differ from what was expected.
-func (s *shop) table(ctx context.Context, out io.Writer) (different int, err error) {
-	fmt.Fprintln(out)
-	different, err = s.rows(ctx, out, requests)
-	if err == nil {
-		fmt.Fprintf(out, "\n%d requests, %d as expected, %d not.\n", len(requests), len(requests)-different, different)
-	}
-	return different, err
-}
-
-// rows is the table of some requests.
-func (s *shop) rows(ctx context.Context, out io.Writer, requests []request) (different int, err error) {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\tcaller\tcalls\trequest\texpected\tseen\twhy (from the access log of the callee's Envoy)")
-	for _, r := range requests {
-		answer, why, err := s.send(ctx, r)
-		if err != nil {
-			return 0, fmt.Errorf("%s → %s, %s: %w", r.caller, r.service, r, err)
-		}
-		mark := "✓"
-		if answer != r.answer || why != r.why {
-			mark = "✗"
-			different++
-		}
-		if why != r.why {
-			why += "  — expected: " + r.why
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, r.caller, r.service, r, r.answer, answer, why)
-	}
-	return different, w.Flush()
-}
 
 // invite says what there is to try.
 func (s *shop) invite(out io.Writer) {
@@ -66,13 +32,17 @@ The shop is open. In another terminal:
   SHOP={dir}
 
 Ask as somebody: order-service, payment-service, inventory-service, customer-service, barista-service, admin-service, or
-printer of another namespace. Each has a folder with its key, its certificate, and a curl.conf that uses them:
+printer of another namespace. The Envoys have their certificates from agents; for your curl each has, besides, a folder
+with a certificate in files, good for a day, and a curl.conf that uses it:
 
   curl -i -K $SHOP/customer-service/curl.conf https://{order}/orders
   curl -i -K $SHOP/customer-service/curl.conf -X POST https://{payment}/payments    # 403
   curl -i -K $SHOP/customer-service/curl.conf -X POST https://{order}/orders
       # order-service asks three others, each with its own identity, through its own Envoy
-  curl -i http://{order}/orders                                                   # nobody: 403
+  curl -i http://{order}/menu        # nobody, in plaintext: order-service is PERMISSIVE, and the menu is for everybody
+  curl -i http://{order}/orders      # 403 by policy
+  curl -i http://{payment}/payments    # 403: STRICT
+  curl -i http://{customer}/           # STRICT at the listener: not even an answer
 
 Ask for a customer. The tokens are alice, carol (gold), dave (a barista), expired, forged, unsigned, another-service and
 another-provider; the good ones are so for an hour:
@@ -90,21 +60,21 @@ Change the answer. Add  , "cluster.local/ns/coffee-shop/sa/customer-service"  to
   {payments}
 
 save, and run the second curl again: no restart, the next request is decided by the new file. Break the file, and its
-last good version stays in force; writ status and /readyz say so until it is mended.
+last good version stays in force; writ status and /readyz say so until it is mended. The Rego that barista-service asks
+is in $SHOP/rego; change it, and see a second later:
 
-Take an identity away, and run the first curl again: 403, and its next certificate is refused as well. --lift gives it back:
+  curl -i -K $SHOP/order-service/curl.conf -H "x-order-id: 7" -H "Authorization: Bearer $(cat $SHOP/carol.jwt)" \
+      -X POST https://{barista}/brews/reserve
+
+Take an identity away, and run the first curl again: Envoy refuses the handshake, writ every request of connections that
+stand, and the next certificate of its agent is refused as well. --lift instead of --reason … gives it all back:
 
   {writ} ca revoke -c $SHOP/writ.yaml --id spiffe://cluster.local/ns/coffee-shop/sa/customer-service --reason keyCompromise
-
-Get one more certificate, for a service that you make up:
-
-  {writ} token create -c $SHOP/writ.yaml --id spiffe://cluster.local/ns/coffee-shop/sa/tea --out $SHOP/tea.token
-  {writ} cert request --authority {authority} --bundle $SHOP/state/bundle.pem --token-file $SHOP/tea.token --out $SHOP/tea
-  {writ} cert $SHOP/tea/cert.pem --bundle $SHOP/tea/bundle.pem
 
 Look inside:
 
   {writ} status -c $SHOP/writ.yaml
+  {writ} status -c $SHOP/order-service/agent.yaml    # what its Envoy has been given, and has acknowledged
   {writ} explain --policies {policies} --to coffee-shop/payment-service --labels app=payment-service \
       --from coffee-shop/customer-service --method POST --path /payments
   {writ} ca list -c $SHOP/writ.yaml        # every certificate, and who was let in how
