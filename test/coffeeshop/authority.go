@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/writ-auth/writ/internal/testkit"
@@ -64,6 +65,7 @@ const exitNo = 2
 func (s *shop) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, s.writ, args...)
 	cmd.Dir = s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is for this program, which ends the others
 	out, err := cmd.Output()
 	failed, ok := errors.AsType[*exec.ExitError](err)
 	switch {

@@ -78,7 +78,7 @@ func (s *shop) startMachine(ctx context.Context, h holder, tee io.Writer) (err e
 trust_domain: cluster.local
 authority: {address: %q, bundle: ../state/bundle.pem}
 attest: {join_token_file: ./token}      # good once; from then on the agent proves itself by its own certificate
-state: ./agent-state
+# state: ./agent-state                  # would let it survive a restart without another token; here all keys stay in memory
 sds: {listen: "unix:agent.sock"}        # Envoy and programs ask here
 admin: unix:admin.sock
 diagnostics: 127.0.0.1:0
