@@ -111,21 +111,20 @@ func valueEnd(text string, i, depth int) int {
 	case '{', '[':
 		closing := text[i] + 2 // '{'+2 is '}', '['+2 is ']'
 		for i++; i < len(text); {
-			switch c := text[i]; {
-			case c == closing:
+			switch text[i] {
+			case closing:
 				return i + 1
-			case c == '"':
-				if i = stringEnd(text, i); i < 0 {
-					return -1
-				}
-			case c == '{' || c == '[':
-				if i = valueEnd(text, i, depth+1); i < 0 {
-					return -1
-				}
-			case c == '}' || c == ']':
+			case '"':
+				i = stringEnd(text, i)
+			case '{', '[':
+				i = valueEnd(text, i, depth+1)
+			case '}', ']':
 				return -1
 			default:
 				i++
+			}
+			if i < 0 {
+				return -1
 			}
 		}
 		return -1

@@ -13,6 +13,17 @@ import (
 type relaxed struct {
 	favour, against *policy.Snapshot
 	lacked          map[ruleName]string // by rule that was relaxed, the first attribute that its conditions lack
+	policies        map[[2]string]bool  // namespace and name of those that have such rules
+}
+
+// touch reports whether any of the policies has a rule that was relaxed and that may decide.
+func (r *relaxed) touch(policies []*policy.Policy) bool {
+	for _, p := range policies {
+		if !p.DryRun && p.Action != policy.ActionAudit && r.policies[[2]string{p.Namespace, p.Name}] {
+			return true
+		}
+	}
+	return false
 }
 
 type ruleName struct {
@@ -22,7 +33,7 @@ type ruleName struct {
 
 // relax compiles the documents for a shape. If no rule reads what the shape lacks, both are the set as it is.
 func (s *shape) relax(docs []*policy.Document, exact *policy.Snapshot) *relaxed {
-	r := &relaxed{favour: exact, against: exact, lacked: map[ruleName]string{}}
+	r := &relaxed{favour: exact, against: exact, lacked: map[ruleName]string{}, policies: map[[2]string]bool{}}
 	favour, against := make([]*policy.Document, len(docs)), make([]*policy.Document, len(docs))
 	for i, d := range docs {
 		favour[i], against[i] = d, d
@@ -30,6 +41,7 @@ func (s *shape) relax(docs []*policy.Document, exact *policy.Snapshot) *relaxed 
 		if !ok || !s.touches(d, spec, r.lacked) {
 			continue
 		}
+		r.policies[[2]string{d.Namespace, d.Name}] = true
 		possible, certain := s.documents(d, spec)
 		favour[i], against[i] = certain, possible
 		if spec.GetAction() == securityv1beta1.AuthorizationPolicy_ALLOW {

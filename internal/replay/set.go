@@ -52,6 +52,7 @@ type side struct {
 type leaning struct {
 	rules           *relaxed
 	favour, against *policy.Bound
+	exact           bool // no rule that governs the workload reads what the shape lacks
 }
 
 func newSide(s *Set, w *policy.Workload) *side {
@@ -72,8 +73,8 @@ func (s *side) lean(of shape, w *policy.Workload) *leaning {
 		return l
 	}
 	if rules := s.set.relaxed(of); rules != nil {
-		l = &leaning{rules: rules, favour: s.bound, against: s.bound}
-		if len(rules.lacked) > 0 { // the same documents select the workload: what fails was found before
+		l = &leaning{rules: rules, favour: s.bound, against: s.bound, exact: !rules.touch(s.bound.Rules.Policies())}
+		if !l.exact { // the same documents select the workload: what fails was found before
 			favour, err := rules.favour.Resolve(*w)
 			against, err2 := rules.against.Resolve(*w)
 			if err != nil || err2 != nil {
@@ -118,7 +119,7 @@ func (s *side) answer(r *record, w *policy.Workload, token tokenState) Outcome {
 		r.request.Claims = &r.claims
 	}
 	best := q.decide(l.favour, false)
-	if !q.guessed && len(l.rules.lacked) == 0 {
+	if !q.guessed && l.exact {
 		return best
 	}
 	worst := q.decide(l.against, true)

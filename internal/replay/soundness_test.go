@@ -227,7 +227,7 @@ func TestNothingIsGuessed(t *testing.T) {
 	t.Parallel()
 	g := generator{rand.New(rand.NewPCG(1, 2))} //nolint:gosec // G404: the same every time
 	var known, all [2]int
-	for range 60 {
+	for range 25 {
 		oldText, newText := g.documents(), g.documents()
 		oldDocs, newDocs := policy.Decode("old.yaml", []byte(oldText)), policy.Decode("new.yaml", []byte(newText))
 		oldSnap, newSnap := policy.NewSnapshot(oldDocs, policy.Mesh{}), policy.NewSnapshot(newDocs, policy.Mesh{})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -73,9 +74,7 @@ type ask struct {
 func (a ask) raw(t testing.TB) []byte {
 	t.Helper()
 	headers := map[string]string{":path": a.path, ":method": a.method, "cookie": "secret=1", "x-request-id": "r1"}
-	for k, v := range a.headers {
-		headers[k] = v
-	}
+	maps.Copy(headers, a.headers)
 	line, err := json.Marshal(map[string]any{"attributes": map[string]any{
 		"source":            map[string]any{"principal": a.from, "address": map[string]any{"socketAddress": map[string]any{"address": "10.1.2.3", "portValue": 5}}},
 		"destination":       map[string]any{"address": map[string]any{"socketAddress": map[string]any{"address": "10.9.9.9", "portValue": 8080}}},
