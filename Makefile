@@ -3,7 +3,7 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build run test race conformance e2e citadel pilot-agent pkcs11 drill-kill drill-rotation bench fuzz lint vuln ci clean
+.PHONY: help build run test race conformance e2e citadel pilot-agent pkcs11 drill-kill drill-rotation drill-mtls bench fuzz lint vuln ci clean
 
 # Tools, pinned here and nowhere else.
 GOLANGCI_VERSION := v2.12.2
@@ -16,6 +16,8 @@ BENCH    ?= .
 COUNT    ?= 1
 KILLS    ?= 1000
 ROUNDS   ?= 3
+RENEWALS ?= 20
+AGENTS   ?= 1000
 
 # PostgreSQL's server programs, for the tests of the ledger: those that are here, else Debian's package.
 WITH_POSTGRES = PATH="$$(scripts/postgres.sh):$$PATH" && export PATH &&
@@ -29,7 +31,7 @@ help: ## this list
 build: ## the binary: ./writ
 	CGO_ENABLED=0 go build -trimpath -o writ ./cmd/writ
 
-run: build ## the coffee shop: real Envoys ask writ; a table of requests, then edit a policy and watch (Ctrl-C ends it)
+run: build ## the coffee shop: real Envoys with identities from writ; mutual TLS, policies, tokens, Rego and a rotation in one table (Ctrl-C ends it)
 	@$(WITH_ENVOY) go build -o $(CACHE)/coffeeshop ./test/coffeeshop && WRIT="$(CURDIR)/writ" exec $(CACHE)/coffeeshop
 
 test: ## every test, with conformance and a real Envoy (minutes the first time: it compiles gRPC and Envoy's API)
@@ -44,7 +46,7 @@ conformance: ## only the recorded answers of Istio and Envoy
 	go test ./test/conformance/...
 
 e2e: ## only the tests that drive a real Envoy
-	@$(WITH_ENVOY) go test -count=1 ./test/e2e/...
+	@$(WITH_ENVOY) $(WITH_POSTGRES) go test -count=1 ./test/e2e/...
 
 citadel: build ## Istio's own agent code against the built binary (a module of its own: 250 modules, minutes the first time)
 	cd test/conformance/citadel && WRIT="$(CURDIR)/writ" go test -count=1 -timeout 20m .
@@ -65,8 +67,22 @@ drill-kill: build ## kill -9 of the built binary while it issues, and of the led
 drill-rotation: build ## rollbacks, then ROUNDS=3 rotations of two authorities on PostgreSQL while workloads renew and greet (7 minutes)
 	@$(WITH_POSTGRES) WRIT="$(CURDIR)/writ" WRIT_ROTATIONS=$(ROUNDS) go test -tags drill -count=1 -timeout 3h -v -run TestRotationOfReplicas ./cmd/writ
 
+drill-mtls: build ## two Envoys under traffic through RENEWALS=20 renewals, a rotation and kill -9; revocation, NACKs, AGENTS=1000 (4 minutes)
+	@$(WITH_ENVOY) $(WITH_POSTGRES) WRIT="$(CURDIR)/writ" WRIT_RENEWALS=$(RENEWALS) WRIT_AGENTS=$(AGENTS) go test -count=1 -timeout 1h -v \
+	  -run '^(TestMutualTLS|TestWorkloadAPI|TestNoEntry|TestRejected|TestSecretNotThereYet|TestFleet)' ./test/e2e
+
 bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (about ten minutes for all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $$(grep -rlE '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
+
+.PHONY: bench-table bench-curves bench-overload
+bench-table: build ## writ beside what one would use instead, one table into docs/performance.md (six minutes)
+	@$(WITH_ENVOY) WRIT="$(CURDIR)/writ" go run ./test/bench table -write docs/performance.md
+
+bench-curves: build ## memory and cost as rules, workloads, tokens and streams grow, into docs/performance.md (about five minutes)
+	@WRIT="$(CURDIR)/writ" go run ./test/bench curves -write docs/performance.md
+
+bench-overload: build ## twice the checks that writ can answer, and afterwards: fails if it does not bear that (half a minute)
+	@WRIT="$(CURDIR)/writ" go run ./test/bench overload
 
 fuzz: ## each fuzz target in turn for FUZZTIME (20s)
 	@grep -rEo '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sed -E 's|/[^/]+:func | |' | while read -r dir name; do \

@@ -88,7 +88,11 @@ func (st *stream) status() StreamStatus {
 		out.PID, out.UID = p.PID, p.UID
 	}
 	for n := range st.subs {
-		out.Secrets = append(out.Secrets, st.subs[n].status())
+		secret := st.subs[n].status()
+		if secret.Waiting != "" { // for a reason of now: it may have become another since the stream last looked
+			secret.Waiting = cmp.Or(st.server.find(st.contents, st.caller, &st.entitlement, secret.Name).wait, secret.Waiting)
+		}
+		out.Secrets = append(out.Secrets, secret)
 	}
 	return out
 }

@@ -191,3 +191,53 @@ func (tr *traffic) end(t *testing.T) {
 	t.Logf("%d HTTP/1.1 requests, %d HTTP/2 requests, %d pieces of two streams over HTTP/2, %d TCP connections, %d echoes on two that stayed open",
 		tr.http1.Load(), tr.http2.Load(), tr.pieces.Load(), tr.connections.Load(), tr.echoes.Load())
 }
+
+// service is what the mesh protects: HTTP/1.1 and HTTP/2 without TLS. It answers with what it was asked; /stream sends
+// back, piece by piece, what it is sent.
+func service(t *testing.T) string {
+	t.Helper()
+	var config net.ListenConfig
+	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/stream", sendBack)
+	mux.Handle("/", testkit.EchoHandler("payment"))
+	server := &http.Server{Handler: mux, Protocols: &http.Protocols{}, ReadHeaderTimeout: patience}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		_ = server.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	return listener.Addr().String()
+}
+
+// sendBack returns every piece of the body as it comes.
+func sendBack(w http.ResponseWriter, r *http.Request) {
+	control := http.NewResponseController(w)
+	w.WriteHeader(http.StatusOK)
+	if control.Flush() != nil {
+		return
+	}
+	buffer := make([]byte, 4096)
+	for {
+		n, err := r.Body.Read(buffer)
+		if n > 0 {
+			if _, werr := w.Write(buffer[:n]); werr != nil || control.Flush() != nil {
+				return
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			panic(http.ErrAbortHandler) // the caller is to see that it did not end well
+		}
+	}
+}

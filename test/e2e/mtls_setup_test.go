@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -210,7 +208,7 @@ func (u unit) status() (s status, err error) {
 	return s, err
 }
 
-// stream is the stream of a node by which it has, or wants, a secret.
+// secret is what a node has, or wants, by one of its streams.
 func (s *status) secret(node, name string) (secretStatus, error) {
 	for _, stream := range s.Agent.Streams {
 		for _, secret := range stream.Secrets {
@@ -344,56 +342,6 @@ func (m *mesh) tryProxy(ctx context.Context, node, binary, bootstrap string) (*t
 		m.t.Cleanup(func() { stop(m.t, envoy.Process) })
 	}
 	return envoy, err
-}
-
-// service is what the mesh protects: HTTP/1.1 and HTTP/2 without TLS. It answers with who the Envoy before it says is
-// calling; /stream sends back, line by line, what it is sent.
-func service(t *testing.T) string {
-	t.Helper()
-	var config net.ListenConfig
-	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/stream", sendBack)
-	mux.Handle("/", testkit.EchoHandler("payment"))
-	server := &http.Server{Handler: mux, Protocols: &http.Protocols{}, ReadHeaderTimeout: patience}
-	server.Protocols.SetHTTP1(true)
-	server.Protocols.SetUnencryptedHTTP2(true)
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		_ = server.Close()
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-	})
-	return listener.Addr().String()
-}
-
-// sendBack returns every piece of the body as it comes.
-func sendBack(w http.ResponseWriter, r *http.Request) {
-	control := http.NewResponseController(w)
-	w.WriteHeader(http.StatusOK)
-	if control.Flush() != nil {
-		return
-	}
-	buffer := make([]byte, 4096)
-	for {
-		n, err := r.Body.Read(buffer)
-		if n > 0 {
-			if _, werr := w.Write(buffer[:n]); werr != nil || control.Flush() != nil {
-				return
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			panic(http.ErrAbortHandler) // the caller is to see that it did not end well
-		}
-	}
 }
 
 // freeAddress is a loopback address that nobody listens at: for servers that come back at the same one.
