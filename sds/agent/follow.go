@@ -76,6 +76,7 @@ func (a *Agent) follow(ctx context.Context) {
 		wait := backoff(retryLeast, retryMost, failures, chance())
 		if status.Code(err) == codes.Unimplemented {
 			wait = unservedAgain + spread(4*spreadMost, chance())
+			a.trust.unserved()
 		}
 		a.followed(func(f *followStatus) { f.connected, f.err, f.errTime = false, err, time.Now() })
 		level := slog.LevelInfo
@@ -83,7 +84,7 @@ func (a *Agent) follow(ctx context.Context) {
 			level = slog.LevelDebug
 		}
 		said = err.Error()
-		a.log.Log(ctx, level, "no bundles from this authority: roots come with certificates alone", "authority", address, "error", err, "again", wait.Round(time.Millisecond))
+		a.log.Log(ctx, level, "no bundle from this authority: the last one stays, with the roots that certificates need", "authority", address, "error", err, "again", wait.Round(time.Millisecond))
 		a.pause(ctx, wait)
 	}
 }

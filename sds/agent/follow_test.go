@@ -296,7 +296,7 @@ func TestConsumers(t *testing.T) {
 	})
 }
 
-// TestFollowOutage: while no stream delivers the bundle, the roots that come with certificates do; and the stream is back
+// TestFollowOutage: while an authority serves no bundles, the roots that come with certificates do; and the stream is back
 // when the authority is.
 func TestFollowOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -320,6 +320,30 @@ func TestFollowOutage(t *testing.T) {
 		pass(20 * time.Minute)
 		if s := a.Status().Bundle; !s.Followed || s.Version != 2 {
 			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// TestFollowLaggingReplica: a replica that is behind brings back no root that was revoked, neither by its bundle nor with
+// its certificates.
+func TestFollowLaggingReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, first, second := newWorld(t), &sds.Vault{}, &sds.Vault{}
+		revoked := newRoot(t, "root 2")
+		publish(t, first, 2, nil, w.root.cert)
+		publish(t, second, 1, nil, w.root.cert, revoked.cert)
+		stop := w.serve("a.test:8081", first)
+		w.serve("b.test:8081", second)
+		a := w.start(func(c *agent.Config) { c.Authorities = []string{"a.test:8081", "b.test:8081"} })
+		a.ready(t)
+		pass(time.Second)
+		w.do(func() { w.roots = append(w.roots, revoked.cert) })
+		stop()
+		for range 60 {
+			pass(time.Minute)
+			if b := a.vault.Bundle("td.test"); len(b.Roots) != 1 || b.Version != 2 {
+				t.Fatalf("version %d with %d roots", b.Version, len(b.Roots))
+			}
 		}
 	})
 }

@@ -111,8 +111,9 @@ func CheckBundleFile(file, trustDomain string) error {
 	return err
 }
 
-// ofAnswer takes the roots that came with a certificate. They say what is trusted now, but not since when: beside a stream
-// that delivers the bundle they count only where the certificate itself needs them. It reports whether the bundle changed.
+// ofAnswer takes the roots that came with a certificate. They say what is trusted, but not since when: the replica that
+// answers may be behind the one that was followed, and a root that was revoked would be back. Once a bundle was followed they
+// count only where the certificate itself needs them. It reports whether the bundle changed.
 func (t *trust) ofAnswer(a *answer) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -122,9 +123,9 @@ func (t *trust) ofAnswer(a *answer) (bool, error) {
 	case current == nil || t.replaced():
 		t.followed = false
 		return true, t.put(next)
-	case t.followed && t.live && leadsTo(a.chain, current.Roots, a.chain[0].NotBefore):
+	case t.followed && leadsTo(a.chain, current.Roots, a.chain[0].NotBefore):
 		return false, nil
-	case t.followed && t.live:
+	case t.followed:
 		next.Roots = append(slices.Clone(current.Roots), without(a.roots, current.Roots)...)
 	}
 	if sameCertificates(next.Roots, current.Roots) {
@@ -199,6 +200,13 @@ func (t *trust) streaming(live bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.live = live
+}
+
+// unserved says that an authority has no stream of bundles at all: the roots that come with its certificates have to do.
+func (t *trust) unserved() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.followed = false
 }
 
 // trouble is what is wrong with the saved bundle, nil if nothing is.

@@ -49,9 +49,12 @@ type rights struct {
 	ids     []spiffeid.ID
 	unknown error
 	changed chan struct{}
+	asked   chan struct{} // closed once somebody asked
+	once    sync.Once
 }
 
 func (r *rights) Entitled(*sds.Caller) (sds.Entitlement, error) {
+	r.once.Do(func() { close(r.asked) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return sds.Entitlement{Identities: r.ids, Bundles: len(r.ids) > 0, Reason: "no entry of the test"}, r.unknown
@@ -96,6 +99,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	n := &node{key: newKey(t), socket: filepath.Join(t.TempDir(), "api.sock"), seen: map[string]codes.Code{}}
+	n.asked = make(chan struct{})
 	n.allow(nil, mustID(t, order))
 	n.root = n.certify(t, "spiffe://cluster.local", &n.key.PublicKey, true, time.Hour)
 	server, err := workloadapi.New(workloadapi.Config{

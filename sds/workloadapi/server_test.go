@@ -36,7 +36,7 @@ func within(t *testing.T) context.Context {
 func TestX509Source(t *testing.T) {
 	n := newNode(t)
 	go func() { // the agent is not ready yet when the workload comes
-		time.Sleep(50 * time.Millisecond)
+		<-n.asked
 		n.publish(t, 1)
 		n.issue(t, order)
 	}()
