@@ -80,6 +80,9 @@ func (d *diffFlags) check() error {
 			return usagef("%s %q: want %s%s", word.flag, word.value, strings.Join(word.known, ", "), didYouMean(word.value, word.known))
 		}
 	}
+	if d.test != "" && !policy.IsTestName(d.test) {
+		return usagef("--emit-test %s: writ test reads files named *_test.yaml", d.test)
+	}
 	if d.test != "" && d.paths[1] == "-" {
 		return usagef("--emit-test: the tests name the documents they are about, and the new ones are standard input: use files")
 	}
@@ -110,7 +113,7 @@ func (c *cli) runDiff(d *diffFlags) error {
 	}
 	report := newDiffReport(found, d.curl)
 	if d.test != "" {
-		if err := writeDiffTests(d.test, d.paths[1], found); err != nil {
+		if err := writeDiffTests(c.err, d.test, d.paths[1], docs[1], found); err != nil {
 			return fmt.Errorf("--emit-test: %w", err)
 		}
 	}

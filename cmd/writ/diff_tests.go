@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"strings"
 
+	securityv1beta1 "istio.io/api/security/v1beta1"
+
 	"github.com/writ-auth/writ/internal/policytest"
+	"github.com/writ-auth/writ/policy"
 	"github.com/writ-auth/writ/policy/analysis"
 )
 
@@ -27,21 +31,33 @@ type diffTest struct {
 	Expect    map[string]any    `json:"expect"`
 }
 
-// writeDiffTests writes the examples of a report as tests that the new documents pass.
-func writeDiffTests(file, documents string, r *analysis.Report) error {
-	if !strings.HasSuffix(file, "_test.yaml") && !strings.HasSuffix(file, "_test.yml") && !strings.HasSuffix(file, "_test.json") {
-		return fmt.Errorf("%s: writ test reads files named *_test.yaml", file)
-	}
+// writeDiffTests writes the examples of a report as tests that the new documents pass, if all providers they name agree.
+func writeDiffTests(commentary io.Writer, file, documents string, docs []*policy.Document, r *analysis.Report) error {
 	path, err := relativeTo(filepath.Dir(file), documents)
 	if err != nil {
 		return err
 	}
 	tests := diffTestFile{APIVersion: policytest.APIVersion, Kind: policytest.Kind, Policies: []string{path}, Tests: []diffTest{}}
+	providers := map[string]string{}
+	for _, doc := range docs {
+		if spec, ok := doc.Spec.(*securityv1beta1.AuthorizationPolicy); ok && spec.GetProvider() != nil {
+			providers[spec.GetProvider().GetName()] = string(policytest.AnswerAllow)
+		}
+	}
 	for i := range r.Differences {
-		tests.Tests = append(tests.Tests, diffTestOf(i+1, &r.Differences[i]))
+		d := &r.Differences[i]
+		if from := d.Witness.Request.From; from == "" || strings.HasPrefix(from, "spiffe://") { // test files know no other names
+			tests.Tests = append(tests.Tests, diffTestOf(i+1, d, providers))
+		}
+	}
+	if left := len(r.Differences) - len(tests.Tests); left > 0 {
+		if _, err := fmt.Fprintf(commentary, "writ: %s: left out %s whose caller has no SPIFFE ID\n", file, plural(left, "example")); err != nil {
+			return err
+		}
 	}
 	if len(tests.Tests) == 0 {
-		return fmt.Errorf("%s: there is no difference to write a test of", file)
+		_, err := fmt.Fprintf(commentary, "writ: %s: not written, there is no example for it\n", file)
+		return err
 	}
 	return writeFileWith(file, func(w io.Writer) error { return encodeYAML(w, tests) })
 }
@@ -58,17 +74,11 @@ func relativeTo(dir, path string) (string, error) {
 	return filepath.Rel(from, to)
 }
 
-func diffTestOf(n int, d *analysis.Difference) diffTest {
-	t := diffTest{Request: testRequest(&d.Witness), Expect: map[string]any{"decision": d.New.Decision, "layer": d.New.Layer}}
+func diffTestOf(n int, d *analysis.Difference, providers map[string]string) diffTest {
+	t := diffTest{Providers: providers, Request: testRequest(&d.Witness), Expect: map[string]any{"decision": d.New.Decision, "layer": d.New.Layer}}
 	t.Name = fmt.Sprintf("%d: %s, was %s", n, d.Kind, d.Old.What())
 	if d.New.Rule != nil {
 		t.Expect["policy"], t.Expect["rule"] = d.New.Policy, *d.New.Rule
-	}
-	for _, name := range d.New.Providers {
-		if t.Providers == nil {
-			t.Providers = map[string]string{}
-		}
-		t.Providers[name] = string(policytest.AnswerAllow)
 	}
 	return t
 }
@@ -96,14 +106,8 @@ func testRequest(w *analysis.Witness) map[string]any {
 		out["path"] = r.Path
 	}
 	headers := map[string]string{}
-	for name, value := range r.Headers {
-		headers[name] = value
-	}
-	switch { // what the proxy made of x-forwarded-for; a TCP connection has one address
-	case r.RemoteIP == "":
-	case r.TCP:
-		out["source_ip"] = r.RemoteIP
-	default:
+	maps.Copy(headers, r.Headers)
+	if r.RemoteIP != "" && !r.TCP { // what the proxy makes of it
 		headers["x-forwarded-for"] = r.RemoteIP
 	}
 	if len(headers) > 0 {

@@ -112,8 +112,12 @@ func exampleOf(r *analysis.Request) string {
 	} else {
 		parts[0] += " from " + r.From
 	}
+	remote := r.RemoteIP
+	if r.TCP { // the same
+		remote = ""
+	}
 	for _, a := range []struct{ name, value string }{
-		{"source.ip", r.SourceIP}, {"remote.ip", r.RemoteIP}, {"destination.ip", r.DestinationIP}, {"SNI", r.SNI},
+		{"source.ip", r.SourceIP}, {"remote.ip", remote}, {"destination.ip", r.DestinationIP}, {"SNI", r.SNI},
 	} {
 		if a.value != "" {
 			parts = append(parts, a.name+" "+a.value)

@@ -131,13 +131,13 @@ type DiffOptions struct {
 //
 // Requests are taken to be as proxies send them: the caller has no certificate or one with a single name, which is
 // spiffe://TD/ns/NS/sa/SA, no SPIFFE ID, or what a rule names; only CONNECT has no path, and every request has a method and
-// a host; addresses and the port are known; texts are UTF-8; tokens verify, and are refused only for their issuer and
+// a host; addresses and the port are known, and a TCP connection has one address, whatever it went through; texts are UTF-8; tokens verify, and are refused only for their issuer and
 // audience; a waypoint stands in front of one of the services that documents of its namespace name, all, or none.
 // Dry-run and AUDIT policies decide nothing.
 //
 // Broken documents are an error: what they mean is not known.
 func Diff(old, new []*policy.Document, mesh policy.Mesh, options DiffOptions) (*Report, error) {
-	d := &differ{options: options, report: &Report{Differences: []Difference{}, Unknown: []Unknown{}}, index: map[string]int{}}
+	d := &differ{options: options, report: &Report{Differences: []Difference{}, Unknown: []Unknown{}}, index: map[string]int{}, listed: map[string]bool{}}
 	for i, docs := range [][]*policy.Document{old, new} {
 		d.snapshots[i] = policy.NewSnapshot(docs, mesh)
 		if n := d.snapshots[i].Broken(); n > 0 {
@@ -163,7 +163,8 @@ type differ struct {
 	options   DiffOptions
 	snapshots [2]*policy.Snapshot
 	report    *Report
-	index     map[string]int // of Differences by key
+	index     map[string]int  // of Differences by key
+	listed    map[string]bool // Workloads of Differences, by index and name
 }
 
 // group is workloads that the same documents govern.
@@ -235,7 +236,8 @@ func (d *differ) found(workloads []Workload, traffic string, old, new Outcome, r
 	}
 	of := &d.report.Differences[i]
 	for _, w := range workloads {
-		if !slices.ContainsFunc(of.Workloads, func(o Workload) bool { return o.String() == w.String() }) {
+		if name := strconv.Itoa(i) + " " + w.String(); !d.listed[name] {
+			d.listed[name] = true
 			of.Workloads = append(of.Workloads, w)
 		}
 	}

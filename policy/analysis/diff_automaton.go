@@ -55,7 +55,7 @@ const universe = -1
 type automaton struct {
 	nodes     []node
 	starts    []int32
-	fold      bool // literals match in either case
+	fold      bool // literals that are added match in either case
 	templates bool // some pattern has an alphabet of its own
 	canonical bool // values are spiffe://TD/ns/NS/sa/SA: patterns that look for parts of it know where
 	any       *byteSet
@@ -73,7 +73,6 @@ type piece struct {
 func text(s string) piece        { return piece{text: s} }
 func some(set *byteSet) []piece  { return []piece{{set: set}, {set: set, loop: true}} }
 func anyNumber(s *byteSet) piece { return piece{set: s, loop: true} }
-func anyBytes() *byteSet         { return printableExcept("") }
 func with(p ...[]piece) []piece  { return slices.Concat(p...) }
 
 // add adds one pattern to a feature.

@@ -54,8 +54,9 @@ type point []int
 // solver looks for points in boxes and outside of others. It is exact within its budget.
 type solver struct {
 	full      []bitset // all cells of each dimension
-	steps     int      // left for the search under way
-	exhausted bool     // a search ran out of steps: what it found nothing of is not known to be empty
+	left      int      // of the work for the search under way
+	work      int      // done so far
+	exhausted bool     // a search ran out of work: what it found nothing of is not known to be empty
 }
 
 func newSolver(dims []*dimension) *solver {
@@ -87,18 +88,66 @@ func (s *solver) of(b box, d int) bitset {
 	return b[d]
 }
 
-// maxSteps bounds one search.
-const maxSteps = 20_000
+// Bounds of the search, in pairs of boxes that are compared: of one, and of all searches of one model. The first keeps a
+// search that is hopeless from taking what others need.
+const (
+	maxSearch = 1_000_000
+	maxWork   = 4_000_000
+)
 
 // find returns a point of b that is in none of without.
 func (s *solver) find(b box, without []box) (point, bool) {
-	s.steps = maxSteps
-	return s.search(b, without)
+	s.left = min(maxSearch, maxWork-s.work)
+	before := s.left
+	p, found := s.search(b, without)
+	s.work += before - s.left
+	return p, found
+}
+
+// findWithin returns a point of b that is in some box of each of the lists, and in none of without.
+func (s *solver) findWithin(b box, lists [][]box, without []box) (point, bool) {
+	outside, ok := s.outside(b, without)
+	if !ok {
+		return nil, false
+	}
+	if len(lists) == 0 {
+		return s.find(b, outside)
+	}
+	for _, c := range lists[0] {
+		if !b.meets(c) {
+			continue
+		}
+		if both, ok := b.and(c); ok {
+			if p, found := s.findWithin(both, lists[1:], outside); found {
+				return p, true
+			}
+		}
+	}
+	return nil, false
+}
+
+// outside returns those of without that keep b from being free of them. It is false when one of them holds all of b.
+func (s *solver) outside(b box, without []box) ([]box, bool) {
+	if s.work += len(without) / 8; s.work > maxWork { // cheaper than a step of a search
+		s.exhausted = true
+		return nil, false
+	}
+	var out []box
+	for _, w := range without {
+		if !b.meets(w) {
+			continue
+		}
+		if s.excess(b, w) == 0 {
+			return nil, false
+		}
+		out = append(out, w)
+	}
+	return out, true
 }
 
 // search takes the box of without that leaves the fewest ways out of it, and tries these one after the other.
 func (s *solver) search(b box, without []box) (point, bool) {
-	if s.steps--; s.steps < 0 {
+	if s.left -= 1 + len(without); s.left < 0 {
 		s.exhausted = true
 		return nil, false
 	}

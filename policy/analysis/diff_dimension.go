@@ -225,9 +225,12 @@ func (d *dimension) textAutomaton() (a *automaton, defaults []string) {
 		a.add(universe, some(bytesOf(letters+"-_"))...)
 		return d.plain(a), []string{"GET", "POST", "PUT", "DELETE", "CONNECT", "PATCH"}
 	case policy.AttributeHost:
-		a.fold = raw
 		a.add(universe, some(bytesOf(letters+digits+".-_:[]"))...)
-		return d.plain(a), []string{"other.example", "Other.Example"}
+		for i, t := range d.terms {
+			a.fold = t.role == roleValue // case counts only in the header (§1.3 HOST)
+			a.addPattern(i, t.pattern, a.any)
+		}
+		return a, []string{"other.example", "Other.Example"}
 	case policy.AttributePath:
 		path := printableExcept("?# ")
 		defaults = []string{"/", "/other"}

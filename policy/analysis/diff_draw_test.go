@@ -167,7 +167,8 @@ func (d draw) spec() object {
 // document draws document number n: mostly AuthorizationPolicies.
 func (d draw) document(n int) object {
 	namespace := d.pick("foo", "foo", "foo", "istio-system", "bar")
-	kind, spec := "AuthorizationPolicy", object(nil)
+	kind := "AuthorizationPolicy"
+	var spec object
 	switch d.IntN(12) {
 	case 0:
 		kind, spec = "PeerAuthentication", object{"mtls": object{"mode": d.pick("STRICT", "PERMISSIVE")}}
@@ -243,6 +244,7 @@ func (d draw) request() analysis.Request {
 		r.Metadata = map[string]map[string]any{"envoy.filters.http.x": {"role": d.claim()}}
 	}
 	if r.TCP {
+		r.RemoteIP = r.SourceIP
 		return r
 	}
 	r.Method, r.Host = d.pick("GET", "GET", "POST", "PUT", "CONNECT"), d.pick("a.example", "A.example", "b.example", "a.example:80", "other")

@@ -118,6 +118,8 @@ func (s *side) rules(f func(*policy.Rule)) {
 func (m *model) dimension(a policy.Attribute) (int, role) {
 	r := roleValue
 	switch {
+	case a.Kind == policy.AttributeRemoteIP && m.tcp: // without x-forwarded-for they are one
+		a.Kind = policy.AttributeSourceIP
 	case a.Kind == policy.AttributeHeader && a.Name == ":method":
 		a = policy.Attribute{Kind: policy.AttributeMethod}
 	case a.Kind == policy.AttributeHeader && a.Name == ":path":

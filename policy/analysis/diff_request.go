@@ -34,6 +34,9 @@ func (m *model) request(p point) Request {
 	for i, d := range m.dims {
 		r.take(d.attribute, &d.cells[p[i]].value)
 	}
+	if m.tcp {
+		r.RemoteIP = r.SourceIP
+	}
 	return r
 }
 

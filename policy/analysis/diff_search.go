@@ -43,6 +43,9 @@ func (s *search) pairs(old *segment, b box, without []box, new []segment) {
 			if !s.worth(old, &new[j]) {
 				break
 			}
+			if !b.meets(c) {
+				continue
+			}
 			if both, ok := b.and(c); ok {
 				s.combinations(old, &new[j], both, without)
 			}
@@ -81,7 +84,28 @@ func (s *search) combinations(old, new *segment, b box, without []box) {
 		s.gap(fmt.Sprintf("its requests may need more than %d providers", maxProviders))
 		return
 	}
-	s.choose(old, new, b, without, providers, [2][]string{})
+	for asked := range 1 << len(providers) {
+		want := [2]Outcome{old.outcome, new.outcome}
+		var within [][]box
+		outside := slices.Clip(without)
+		for i, p := range providers {
+			if asked&(1<<i) == 0 {
+				outside = append(outside, p.boxes...)
+				continue
+			}
+			want[p.side].Providers = append(slices.Clone(want[p.side].Providers), p.name)
+			within = append(within, p.boxes)
+		}
+		key := want[0].key() + "\x01" + want[1].key()
+		same := kindOf(want[0], want[1]) == Reason && (!s.reasons || old.outcome.key() == new.outcome.key())
+		if same || s.done[key] {
+			continue
+		}
+		if p, ok := s.model.solver.findWithin(b, within, outside); ok {
+			s.done[key] = true
+			s.confirm(p, want)
+		}
+	}
 }
 
 // membership is the requests for which a provider is asked.
@@ -89,34 +113,6 @@ type membership struct {
 	side  int
 	name  string
 	boxes []box
-}
-
-// choose decides for one provider after the other whether it is asked.
-func (s *search) choose(old, new *segment, b box, without []box, left []membership, asked [2][]string) {
-	if len(left) > 0 {
-		p := left[0]
-		s.choose(old, new, b, slices.Concat(without, p.boxes), left[1:], asked)
-		asked[p.side] = append(slices.Clone(asked[p.side]), p.name)
-		for _, c := range p.boxes {
-			if both, ok := b.and(c); ok {
-				s.choose(old, new, both, without, left[1:], asked)
-			}
-		}
-		return
-	}
-	want := [2]Outcome{old.outcome, new.outcome}
-	want[0].Providers, want[1].Providers = asked[0], asked[1]
-	if kindOf(want[0], want[1]) == Reason && (!s.reasons || old.outcome.key() == new.outcome.key()) {
-		return
-	}
-	key := want[0].key() + "\x01" + want[1].key()
-	if s.done[key] {
-		return
-	}
-	if p, ok := s.model.solver.find(b, without); ok {
-		s.done[key] = true
-		s.confirm(p, want)
-	}
 }
 
 // confirm has the evaluator decide the request and reports it, as plain as it can be.

@@ -217,6 +217,14 @@ func TestDiff(t *testing.T) {
 			},
 		},
 		{
+			"hosts have no case, headers do",
+			[]string{`a/p {rules: [{to: [{operation: {hosts: ["A.example"]}}], when: [{key: "request.headers[:authority]", values: ["a.example"]}]}]}`},
+			[]string{`a/p {rules: [{to: [{operation: {hosts: ["A.example"]}}]}]}`},
+			[]string{
+				`widened http [a]: DENY by no ALLOW rule matches -> ALLOW by a/p rule 0: {"method":"GET","path":"/","host":"A.EXAMPLE"}`,
+			},
+		},
+		{
 			"a waypoint",
 			[]string{},
 			[]string{`a/p {targetRefs: [{kind: Service, name: web}], action: DENY, rules: [{to: [{operation: {methods: [PUT]}}]}]}`},
@@ -247,6 +255,83 @@ func TestDiff(t *testing.T) {
 			}
 			if got := lines(r); !slices.Equal(got, tc.want) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
+			}
+		})
+	}
+}
+
+// TestDiffOfBrokenDocuments: what a broken document means is not known, so nothing is said.
+func TestDiffOfBrokenDocuments(t *testing.T) {
+	t.Parallel()
+	broken := policy.Decode("broken.yaml", []byte("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: a}\nspec: {action: DENIED}\n"))
+	for _, sets := range [][2][]*policy.Document{{broken, nil}, {nil, broken}} {
+		if r, err := analysis.Diff(sets[0], sets[1], policy.Mesh{}, analysis.DiffOptions{}); err == nil || !strings.Contains(err.Error(), "1 broken documents") {
+			t.Errorf("Diff: %+v, %v", r, err)
+		}
+	}
+}
+
+// TestDiffOptions: one kind of traffic, and reasons.
+func TestDiffOptions(t *testing.T) {
+	t.Parallel()
+	old := documents(t, `a/get {rules: [{to: [{operation: {methods: [GET]}}]}]}`, `a/port {rules: [{to: [{operation: {ports: ["80"]}}]}]}`)
+	new := documents(t, `a/any {rules: [{to: [{operation: {methods: [GET]}}, {operation: {ports: ["80"]}}]}]}`)
+	for _, tc := range []struct {
+		options analysis.DiffOptions
+		want    []string
+	}{
+		{analysis.DiffOptions{Traffic: []string{"http"}}, []string{}},
+		{analysis.DiffOptions{}, []string{`narrowed tcp [a]: ALLOW by a/port rule 0 -> DENY by no ALLOW rule matches: {"tcp":true,"port":80}`}},
+		{analysis.DiffOptions{Traffic: []string{"http"}, Reasons: true}, []string{
+			`reason http [a]: ALLOW by a/get rule 0 -> ALLOW by a/any rule 0: {"port":8080,"method":"GET","path":"/"}`,
+			`reason http [a]: ALLOW by a/port rule 0 -> ALLOW by a/any rule 0: {"port":80,"method":"POST","path":"/"}`,
+		}},
+	} {
+		r, err := analysis.Diff(old, new, policy.Mesh{}, tc.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := lines(r); !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: got\n%s", tc.options, strings.Join(got, "\n"))
+		}
+	}
+}
+
+// TestDiffSaysWhatItLeavesOut: a bound that is reached is UNKNOWN, never silence.
+func TestDiffSaysWhatItLeavesOut(t *testing.T) {
+	t.Parallel()
+	list := func(n int, entry string) string {
+		return strings.TrimSuffix(strings.Repeat(entry+", ", n), ", ")
+	}
+	var selecting []string
+	for i := range 12 {
+		selecting = append(selecting, fmt.Sprintf(`a/p%d {selector: {matchLabels: {k%d: v}}}`, i, i))
+	}
+	var groups []string
+	for i := range 14 {
+		groups = append(groups, fmt.Sprintf(`a/r%d {rules: [{when: [{key: "request.auth.claims[groups]", values: [g%d]}]}]}`, i, i))
+	}
+	for _, tc := range []struct {
+		name     string
+		old, new []string
+		want     string
+	}{
+		{
+			"sources and operations", nil,
+			[]string{`a/p {rules: [{from: [` + list(300, `{source: {namespaces: [x]}}`) + `], to: [` + list(300, `{operation: {ports: ["80"]}}`) + `]}]}`},
+			"combine more than 50000 sources and operations; nothing was compared",
+		},
+		{"selectors", nil, selecting, "its selectors combine in more than 2000 ways"},
+		{"lists", []string{idp}, append([]string{idp}, groups...), "request.auth.claims[groups]: its values differ in more than 4096 ways"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r, err := analysis.Diff(documents(t, tc.old...), documents(t, tc.new...), policy.Mesh{}, analysis.DiffOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(lines(r), "\n"); !strings.Contains(got, tc.want) {
+				t.Errorf("got %.2000s", got)
 			}
 		})
 	}

@@ -190,9 +190,7 @@ func policyTexts(b *policy.Bound) map[string]string {
 		if p.DryRun || p.Action == policy.ActionAudit {
 			continue
 		}
-		if spec, ok := p.Document().Spec.(proto.Message); ok {
-			out[p.String()] = wire(spec)
-		}
+		out[p.String()] = wire(p.Document().Spec)
 	}
 	return out
 }
