@@ -58,7 +58,6 @@ func compile(ctx context.Context, file string) error {
 	if result.PeakMiB, err = residentMiB(os.Getpid(), residentPeak); err != nil {
 		return err
 	}
-	text = nil
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -32,8 +32,9 @@ type conn struct {
 	calls   map[uint32]*call
 	free    []*call
 	next    uint32
-	window  int // bytes that the server still takes on the connection
-	waiting []*call
+	window  int     // bytes that the server still takes on the connection
+	waiting []*call // from head on, for the window or a stream
+	head    int
 	limit   int // streams that the server allows at a time
 	err     error
 }
@@ -42,6 +43,7 @@ type conn struct {
 type call struct {
 	question *question
 	due      time.Time // when it should have been sent, whenever it was
+	sent     time.Time // if it had a time to be sent at
 
 	body   []byte
 	status string
@@ -100,15 +102,13 @@ func (c *conn) ask(q *question, due time.Time) error {
 
 // sendWaiting sends what the server's limits let pass. The caller holds mu.
 func (c *conn) sendWaiting() error {
-	sent := 0
-	for _, k := range c.waiting {
-		if c.window < len(k.question.raw)+grpcPrefix || len(c.calls) >= c.limit {
-			break
-		}
-		c.send(k)
-		sent++
+	for c.head < len(c.waiting) && c.window >= len(c.waiting[c.head].question.raw)+grpcPrefix && len(c.calls) < c.limit {
+		c.send(c.waiting[c.head])
+		c.head++
 	}
-	c.waiting = append(c.waiting[:0], c.waiting[sent:]...)
+	if c.head == len(c.waiting) {
+		c.head, c.waiting = 0, c.waiting[:0]
+	}
 	return c.err
 }
 
@@ -132,6 +132,9 @@ func (c *conn) send(k *call) {
 	message.Write(k.question.raw)
 	c.fail(c.out.WriteData(id, true, message.Bytes()))
 	c.block = message
+	if !k.due.IsZero() {
+		k.sent = time.Now()
+	}
 	c.window -= n + grpcPrefix
 	c.calls[id] = k
 }

@@ -23,9 +23,9 @@ const (
 	audience      = "shop"
 	rulesInPolicy = 500 // Kubernetes bounds the size of an object
 
-	callers = 256  // that ask, each with a token of its own
-	asked   = 4096 // questions made beforehand, in the order in which they are sent
-	oneIn   = 10   // is denied
+	manyCallers = 256  // that ask, each with a token of its own
+	asked       = 4096 // questions made beforehand, in the order in which they are sent
+	oneIn       = 10   // is denied
 )
 
 // question is one CheckRequest in protobuf encoding and what is right to answer.
@@ -42,9 +42,9 @@ type corpus struct {
 	tokens    []string // of the callers, the most frequent first
 }
 
-// newCorpus makes the questions: callers are drawn by Zipf's law, so a few of them ask most, and every tenth question
-// is denied. The same questions come out each time, but for the key.
-func newCorpus(rules int) (*corpus, error) {
+// newCorpus makes the questions of so many callers, each of whom some rule is about. They are drawn by Zipf's law, so a
+// few of them ask most, and every tenth question is denied. The same questions come out each time, but for the key.
+func newCorpus(rules, callers int) (*corpus, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, err
@@ -98,10 +98,16 @@ const template = `{"attributes":{
 
 // ask encodes what Envoy asks about a request of the caller.
 func ask(account, method, token string) ([]byte, error) {
+	return askAbout(account, method, token, "app=order")
+}
+
+// askAbout is ask about the workload with these labels.
+func askAbout(account, method, token, labels string) ([]byte, error) {
 	var r authv3.CheckRequest
 	if err := protojson.Unmarshal([]byte(template), &r); err != nil {
 		return nil, err
 	}
+	r.Attributes.ContextExtensions["writ.labels"] = labels
 	r.Attributes.Source.Principal = "spiffe://cluster.local/ns/shop/sa/" + account
 	http := r.Attributes.Request.Http
 	http.Method, http.Headers[":method"] = method, method

@@ -103,7 +103,7 @@ func (u *users) round(ctx context.Context) (took, error) {
 			mu.Unlock()
 		})
 	}
-	err := ticks(ctx, userRate, userRound, func(i int, at time.Time) error {
+	err := ticks(ctx, userRate, total, func(i int, at time.Time, _ bool) error {
 		due <- request{i, at}
 		return nil
 	})

@@ -31,18 +31,18 @@ func newLoad(ctx context.Context, s *server, questions []question, strict bool) 
 	for range connections {
 		c, err := dial(ctx, s.address)
 		if err != nil {
-			return nil, errors.Join(err, l.Close())
+			l.Close()
+			return nil, err
 		}
 		l.conns = append(l.conns, c)
 	}
 	return l, nil
 }
 
-func (l *load) Close() error {
+func (l *load) Close() {
 	for _, c := range l.conns {
 		_ = c.Close()
 	}
-	return nil
 }
 
 // closed asks n questions, as soon as others are answered, so that so many are open all the time. It returns the CPU
@@ -109,21 +109,56 @@ func (t took) quantile(q float64) time.Duration {
 	return t[min(len(t)-1, int(q*float64(len(t))))]
 }
 
-// ticks calls due at a steady rate for a while, with the time at which each call ought to have happened. It does not wait
-// for what due starts. The thread is its own and sleeps to the microsecond.
-func ticks(ctx context.Context, perSecond float64, duration time.Duration, due func(i int, at time.Time) error) error {
+// ticks calls due so many times at a steady rate, with the time at which each call ought to have happened and whether the next
+// one is due already. It does not wait for what due starts. The thread is its own and sleeps to the microsecond.
+func ticks(ctx context.Context, perSecond float64, total int, due func(i int, at time.Time, more bool) error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	start := time.Now()
-	for i := range int(perSecond * duration.Seconds()) {
+	for i := range total {
 		at := start.Add(time.Duration(float64(i) / perSecond * 1e9))
 		if wait := time.Until(at); wait > 0 {
 			pause := unix.NsecToTimespec(wait.Nanoseconds())
 			_ = unix.Nanosleep(&pause, nil) // a signal ends it early, which does no harm
 		}
-		if err := cmp.Or(ctx.Err(), due(i, at)); err != nil {
+		if err := cmp.Or(ctx.Err(), due(i, at, i+1 < total && time.Since(at) > time.Duration(1e9/perSecond))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// open asks at a steady rate, whatever is answered, for a while. It returns how long after they were due
+// and after they were sent the questions were answered, and the time until the last answer.
+func (l *load) open(ctx context.Context, perSecond float64, duration time.Duration) (waited, served took, all time.Duration, err error) {
+	const batch = 16 // questions in a row on one connection, sent together if they are late
+	total := (int(perSecond*duration.Seconds())/(batch*connections) + 1) * batch * connections
+	var wait sync.WaitGroup
+	due, sent, failed := make([]took, len(l.conns)), make([]took, len(l.conns)), make([]error, len(l.conns))
+	for i, c := range l.conns {
+		n := total / len(l.conns)
+		wait.Go(func() {
+			for len(due[i]) < n && failed[i] == nil {
+				failed[i] = c.frame(func(k *call) error {
+					due[i], sent[i] = append(due[i], time.Since(k.due)), append(sent[i], time.Since(k.sent))
+					return k.verify(l.strict)
+				})
+			}
+		})
+	}
+	start := time.Now()
+	err = ticks(ctx, perSecond, total, func(i int, at time.Time, more bool) error {
+		c := l.conns[i/batch%len(l.conns)]
+		err := c.ask(&l.questions[(l.asked+i)%len(l.questions)], at)
+		if err == nil && (!more || i%batch == batch-1) {
+			err = c.flush()
+		}
+		return err
+	})
+	if err != nil { // the readers would wait for what was never asked
+		l.Close()
+	}
+	wait.Wait()
+	l.asked += total
+	return slices.Concat(due...), slices.Concat(sent...), time.Since(start), errors.Join(append(failed, err)...)
 }

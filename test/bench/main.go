@@ -1,7 +1,7 @@
 // Command bench compares writ with what people would otherwise use, and writes what it finds into the documentation.
 //
 //	bench table  [-write FILE] [-rounds N]   every comparison, one table
-//	bench curves [-write FILE]               memory and cost as the work grows
+//	bench curves [-write FILE] [-tokens N]   memory and cost as the work grows
 //	bench overload                           twice what the server can do; fails if it does not bear that
 //
 // Servers are processes of their own: their CPU time and memory are the kernel's figures. It needs Linux.
@@ -34,23 +34,21 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	write := flags.String("write", "", "Markdown file whose marked part is replaced; without it the result is only printed")
 	rounds := flags.Int("rounds", 15, "how often each server has its turn")
+	tokens := flags.Int("tokens", 1_000_000, "curves: how many distinct tokens to ask with at most")
 	switch args[0] {
 	case roleStock:
 		return serveStock(ctx)
-	case roleOPA, roleCompile:
+	case roleOPA, roleCompile, roleSDS:
 		if len(args) != 2 {
 			return fmt.Errorf("%s: want one file", args[0])
 		}
-		if args[0] == roleOPA {
-			return serveOPA(ctx, args[1])
-		}
-		return compile(ctx, args[1])
+		return map[string]func(context.Context, string) error{roleOPA: serveOPA, roleCompile: compile, roleSDS: serveSDS}[args[0]](ctx, args[1])
 	}
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
-	if *rounds < 1 {
-		return fmt.Errorf("-rounds %d: want 1 or more", *rounds)
+	if *rounds < 1 || *tokens < 1 {
+		return fmt.Errorf("-rounds %d, -tokens %d: want 1 or more", *rounds, *tokens)
 	}
 	dir, err := os.MkdirTemp("", "writ-bench-")
 	if err != nil {
@@ -61,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 	case "table":
 		return table(ctx, dir, *write, *rounds)
 	case "curves":
-		return curves(ctx, dir, *write)
+		return curves(ctx, dir, *write, *tokens)
 	case "overload":
 		return overload(ctx, dir)
 	}

@@ -54,23 +54,27 @@ func startSelf(ctx context.Context, role string, args ...string) (*server, error
 	return &server{name: role, address: strings.TrimSpace(address), pid: command.Process.Pid, stop: stop}, nil
 }
 
-// startWrit runs the built binary with the documents, in a new folder under dir. It remembers so many tokens.
-func startWrit(ctx context.Context, dir, binary, documents string, tokens int) (*server, error) {
+// startWrit runs the built binary with the documents, in a new folder under dir. It remembers so many tokens. The
+// environment is added to this program's.
+func startWrit(ctx context.Context, dir, binary, documents string, tokens int, environment ...string) (*server, error) {
 	dir, err := os.MkdirTemp(dir, "serve-")
 	if err != nil {
 		return nil, err
 	}
 	config := filepath.Join(dir, "writ.yaml")
 	for file, text := range map[string]string{
-		filepath.Join(dir, "policies.yaml"): documents,
-		config: fmt.Sprintf("documents: policies.yaml\nauthz:\n  listen: 127.0.0.1:0\n  token_cache: {entries: %d}\n"+
+		config: fmt.Sprintf("documents: policies\nauthz:\n  listen: 127.0.0.1:0\n  token_cache: {entries: %d}\n"+
 			"diagnostics: 127.0.0.1:0\n", tokens),
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
 	}
+	if err := writeDocuments(filepath.Join(dir, "policies"), documents); err != nil {
+		return nil, err
+	}
 	command := exec.CommandContext(ctx, binary, "serve", "-c", config) //nolint:gosec // G204: the writ that was built
+	command.Env = append(os.Environ(), environment...)
 	stderr, err := command.StderrPipe()
 	if err != nil {
 		return nil, err
@@ -92,6 +96,28 @@ func startWrit(ctx context.Context, dir, binary, documents string, tokens int) (
 		}
 	}()
 	return s, nil
+}
+
+// writeDocuments makes a directory with the documents in files of a size that writ reads.
+func writeDocuments(dir, documents string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	const (
+		separator = "---\n"
+		fileBytes = 2 << 20 // writ bounds the size of a file and the values in it
+	)
+	for i := 0; documents != ""; i++ {
+		end := len(documents)
+		if end > fileBytes {
+			end = strings.LastIndex(documents[:fileBytes], separator) + len(separator)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%03d.yaml", i)), []byte(documents[:end]), 0o600); err != nil {
+			return err
+		}
+		documents = documents[end:]
+	}
+	return nil
 }
 
 // started reads where the server listens, and returns once it has its documents.

@@ -50,7 +50,7 @@ func table(ctx context.Context, dir, write string, rounds int) error {
 	if err != nil {
 		return err
 	}
-	c, err := newCorpus(manyRules)
+	c, err := newCorpus(manyRules, manyCallers)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (r *results) checks(ctx context.Context, dir, binary string, c *corpus, rou
 		if loads[i], err = newLoad(ctx, s, c.questions, s.name != roleStock); err != nil {
 			return err
 		}
-		defer func() { _ = loads[i].Close() }()
+		defer loads[i].Close()
 	}
 	for at, open := range concurrencies() {
 		for i, l := range loads {
