@@ -114,7 +114,7 @@ func (d *configDecoder) object(n *yaml.Node, v reflect.Value, key string) {
 		field, ok := fieldOf(v.Type(), name.Value)
 		switch {
 		case ok && d.shorthand(value, field):
-			d.value(value, v.FieldByIndex(field.Index).FieldByName(exported(field.Tag.Get("short"))), join(full, field.Tag.Get("short")), "")
+			d.short(value, v.FieldByIndex(field.Index), full, field.Tag.Get("short"))
 		case ok:
 			d.value(value, v.FieldByIndex(field.Index), full, field.Tag.Get("rel"))
 		case slices.Contains(laterKeys(), full):
@@ -123,6 +123,15 @@ func (d *configDecoder) object(n *yaml.Node, v reflect.Value, key string) {
 			d.problem(d.at(name, full), "unknown key%s", didYouMean(name.Value, keysOf(v.Type())))
 		}
 	}
+}
+
+// short decodes the short form of block, which is the value of its one key.
+func (d *configDecoder) short(n *yaml.Node, block reflect.Value, full, key string) {
+	if block.Kind() == reflect.Pointer {
+		allocate(block)
+		block = block.Elem()
+	}
+	d.value(n, block.FieldByName(exported(key)), join(full, key), "")
 }
 
 // shorthand reports whether value is the short form of a block: "diagnostics: host:port" for its listen key.
