@@ -20,6 +20,12 @@ type Names struct {
 	Bundle  string // the bundle of the server's trust domain for [DecodeBundle]; "writ.bundle"
 }
 
+// Check says what is wrong with names, as [New] would.
+func (n Names) Check() error {
+	_, err := n.checked()
+	return err
+}
+
 func (n Names) checked() (Names, error) {
 	n = Names{cmp.Or(n.Default, "default"), cmp.Or(n.Roots, "ROOTCA"), cmp.Or(n.All, "ALL"), cmp.Or(n.Bundle, "writ.bundle")}
 	list := []string{n.Default, n.Roots, n.All, n.Bundle}

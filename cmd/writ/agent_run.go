@@ -88,7 +88,7 @@ func (n *node) newServer(domain spiffeid.ID) (*sds.Server, error) {
 		return nil, err
 	}
 	return sds.New(sds.Config{
-		Vault: n.vault, Authorizer: n.workloads, TrustDomain: domain, Logger: n.log, Services: api.Register,
+		Vault: n.vault, Authorizer: n.workloads, TrustDomain: domain, Names: n.config.SDS.Names.names(), Logger: n.log, Services: api.Register,
 		Why: func(id spiffeid.ID) string { return n.agent.Why(id) },
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/writ-auth/writ/internal/spiffeid"
+	"github.com/writ-auth/writ/sds"
 	"github.com/writ-auth/writ/sds/agent"
 )
 
@@ -56,8 +57,20 @@ type agentAttestConfig struct {
 
 // agentSDSConfig says where secrets are served.
 type agentSDSConfig struct {
-	Listen     string   `yaml:"listen" rel:"address"`
-	SocketMode fileMode `yaml:"socket_mode"`
+	Listen     string         `yaml:"listen" rel:"address"`
+	SocketMode fileMode       `yaml:"socket_mode"`
+	Names      sdsNamesConfig `yaml:"names"`
+}
+
+// sdsNamesConfig says what proxies call the secrets that have no SPIFFE ID for a name; an empty one is the usual name.
+type sdsNamesConfig struct {
+	Default string `yaml:"default"`
+	Roots   string `yaml:"roots"`
+	All     string `yaml:"all"`
+}
+
+func (n sdsNamesConfig) names() sds.Names {
+	return sds.Names{Default: n.Default, Roots: n.Roots, All: n.All}
 }
 
 // workloadConfig says which processes may have an identity: those that all of its conditions match.
@@ -148,6 +161,7 @@ func (d *configDecoder) checkAgent(c *agentConfig) {
 		d.bad("alarm_percent", "%d: want %d to %d: what is left of a certificate's life when the alarm is raised", c.AlarmPercent, leastAlarmPercent, mostAlarmPercent)
 	}
 	d.checkSocket("sds.listen", c.SDS.Listen, "callers are told apart by the kernel")
+	d.checkNames(c.SDS.Names)
 	if c.Admin != "" {
 		d.checkSocket("admin", c.Admin, "the admin interface has no password")
 	}
@@ -190,6 +204,12 @@ func (d *configDecoder) checkAuthorityOf(c *agentConfig, domain spiffeid.ID) {
 	}
 	if a.ID != "" {
 		d.checkWorkloadID("authority.id", a.ID, domain)
+	}
+}
+
+func (d *configDecoder) checkNames(n sdsNamesConfig) {
+	if err := n.names().Check(); err != nil {
+		d.bad("sds.names", "%v", err)
 	}
 }
 

@@ -23,6 +23,7 @@ const localTokenTTL = 10 * time.Minute
 type sdsConfig struct {
 	Listen     string           `yaml:"listen" rel:"address"`
 	SocketMode fileMode         `yaml:"socket_mode"`
+	Names      sdsNamesConfig   `yaml:"names"`
 	Workloads  []workloadConfig `yaml:"workloads"`
 }
 
@@ -47,19 +48,20 @@ func (d *configDecoder) checkSDS(c *config) {
 		d.bad("sds.workloads", "missing: who may have what? List id with uid, gid, path or sha256; nobody else gets anything")
 	}
 	d.checkSocket("sds.listen", c.SDS.Listen, "callers are told apart by the kernel")
+	d.checkNames(c.SDS.Names)
 	domain, _ := spiffeid.TrustDomain(c.TrustDomain) // checked with ca
 	for i := range c.SDS.Workloads {
 		d.checkWorkload(fmt.Sprintf("sds.workloads[%d]", i), &c.SDS.Workloads[i], domain)
 	}
 }
 
-// newLocalNode makes the agent of the authority's own machine. It is an agent like any other:
-// it proves itself by a join token, asks over TLS, and its keys are its own. Only nobody has to set it up.
+// newLocalNode makes the agent of the authority's own machine. It is an agent like any other: it proves itself by a join
+// token, asks over TLS, and its keys are its own. Only nobody has to set it up.
 func (i *issuing) newLocalNode(ctx context.Context, address string) (*node, error) {
 	s := i.config.SDS
 	cfg := defaultAgentConfig()
 	cfg.TrustDomain, cfg.Workloads = i.config.TrustDomain, s.Workloads
-	cfg.SDS = agentSDSConfig{Listen: s.Listen, SocketMode: s.SocketMode}
+	cfg.SDS = agentSDSConfig{Listen: s.Listen, SocketMode: s.SocketMode, Names: s.Names}
 	cfg.State = filepath.Join(i.config.State, "agent")
 	cfg.Authority = &authorityConfig{Address: address, Bundle: i.bundleFile(), ID: i.domain.String() + serverIDPath}
 	cfg.Attest.JoinTokenFile = filepath.Join(i.config.State, "agent-token")

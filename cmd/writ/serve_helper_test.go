@@ -81,7 +81,7 @@ func (p *authorityProcess) read(stderr io.Reader) {
 		p.log = append(p.log, line)
 		if _, rest, ok := strings.Cut(line, "msg=listening for="); ok {
 			name, rest, _ := strings.Cut(rest, " address=")
-			p.addresses[name], _, _ = strings.Cut(rest, " ")
+			p.addresses[strings.Trim(name, `"`)], _, _ = strings.Cut(rest, " ")
 		}
 		p.mu.Unlock()
 	}
