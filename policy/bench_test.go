@@ -154,21 +154,23 @@ func BenchmarkDecideOverScan(b *testing.B) {
 
 func BenchmarkCompile(b *testing.B) {
 	for _, s := range []ruleShape{usual, worst} {
-		b.Run(s.name+"/rules=10000", func(b *testing.B) {
-			docs := benchDocuments(10000, s)
-			b.ReportAllocs()
-			var rs *Ruleset
-			for b.Loop() {
-				rs = benchRuleset(b, docs)
-			}
-			b.StopTimer()
-			with := liveHeap()
-			runtime.KeepAlive(rs)
-			runtime.KeepAlive(docs)
-			rs, docs = nil, nil
-			_, _ = rs, docs
-			b.ReportMetric(float64(with-liveHeap())/(1<<20), "MiB-held")
-		})
+		for _, n := range []int{10000, 100000} {
+			b.Run(fmt.Sprintf("%s/rules=%d", s.name, n), func(b *testing.B) {
+				docs := benchDocuments(n, s)
+				b.ReportAllocs()
+				var rs *Ruleset
+				for b.Loop() {
+					rs = benchRuleset(b, docs)
+				}
+				b.StopTimer()
+				with := liveHeap()
+				runtime.KeepAlive(rs)
+				runtime.KeepAlive(docs)
+				rs, docs = nil, nil
+				_, _ = rs, docs
+				b.ReportMetric(float64(with-liveHeap())/(1<<20), "MiB-held")
+			})
+		}
 	}
 }
 

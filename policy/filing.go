@@ -3,7 +3,6 @@ package policy
 import (
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // fileHow is how a value opens a drawer.
@@ -28,15 +27,24 @@ type fileKey struct {
 	net  netip.Prefix
 }
 
+// keyID numbers the keys of one filing: comparing and counting numbers costs a fraction of hashing keys.
+type keyID int32
+
 // option is a set of keys under which a rule can be filed: every request that matches the rule opens at least one.
-type option []fileKey
+type option []keyID
 
 // filing builds the nodes of one index.
 type filing struct {
 	options [][]option // of each rule
 	room    []int32    // of each rule, how many drawers it may be copied to
+	keys    []fileKey  // by their number
+	idOf    map[fileKey]keyID
 	args    []attribute
 	argOf   map[string]int
+
+	// Both are all zeros but while rules are shared out among the drawers of one node.
+	counts []int32 // of each key, how many rules could be filed under it
+	place  []int32 // of each key, where its drawer stands among the node's, from one
 }
 
 // filed is a rule on its way into a drawer, with the options already used up on the way.
@@ -54,13 +62,18 @@ const maxOptions = 64
 const copiesPerKey = 4
 
 func newFiling(bodies []*ruleBody) *filing {
-	f := &filing{options: make([][]option, len(bodies)), room: make([]int32, len(bodies)), args: []attribute{{}}, argOf: map[string]int{}}
+	f := &filing{
+		options: make([][]option, len(bodies)), room: make([]int32, len(bodies)),
+		idOf: make(map[fileKey]keyID, len(bodies)), args: []attribute{{}}, argOf: map[string]int{},
+	}
 	for i, b := range bodies {
 		f.options[i] = f.ruleOptions(b)
 		for _, o := range f.options[i] {
 			f.room[i] += copiesPerKey * int32(len(o)) //nolint:gosec // a file has at most maxNodes values
 		}
 	}
+	f.idOf = nil
+	f.counts, f.place = make([]int32, len(f.keys)), make([]int32, len(f.keys))
 	return f
 }
 
@@ -82,155 +95,6 @@ func (f *filing) root() *node {
 	return f.node(all)
 }
 
-// ruleOptions lists the ways to file a rule. A lone source (or operation) is a conjunction, so each of its conditions
-// will do; of several, each must be filed by one of its own, together.
-func (f *filing) ruleOptions(b *ruleBody) []option {
-	var out []option
-	for _, group := range [][]clause{b.from, b.to, {b.when}} {
-		if len(group) == 1 {
-			for i := range group[0] {
-				out = append(out, f.conditionOptions(&group[0][i])...)
-			}
-			continue
-		}
-		if o := f.groupOption(group); o != nil {
-			out = append(out, o)
-		}
-	}
-	return out[:min(len(out), maxOptions)]
-}
-
-// groupOption files a rule of several alternative clauses under all of them, each by its most telling condition.
-func (f *filing) groupOption(group []clause) option {
-	var all option
-	for _, c := range group {
-		var best option
-		for i := range c {
-			for _, o := range f.conditionOptions(&c[i]) {
-				if best == nil || rank(o) < rank(best) {
-					best = o
-				}
-			}
-		}
-		if best == nil {
-			return nil
-		}
-		all = append(all, best...)
-	}
-	return all
-}
-
-// rank orders options when nothing is known of how common their keys are: exact before pattern, names before methods.
-func rank(o option) int {
-	worst := 0
-	for _, k := range o {
-		worst = max(worst, int(k.how)<<8|int(k.kind))
-	}
-	return worst
-}
-
-// conditionOptions lists the ways to file by one condition: its values, when each of them can be looked up.
-func (f *filing) conditionOptions(c *condition) []option {
-	var out []option
-	if o := f.valuesOption(c, f.key); o != nil {
-		out = append(out, o)
-	}
-	if o := f.valuesOption(c, f.secondKey); o != nil {
-		out = append(out, o)
-	}
-	return out
-}
-
-func (f *filing) valuesOption(c *condition, key func(*attribute, *matcher) (fileKey, bool)) option {
-	if len(c.values) == 0 {
-		return nil
-	}
-	o := make(option, 0, len(c.values))
-	for i := range c.values {
-		k, ok := key(&c.attr, &c.values[i])
-		if !ok {
-			return nil
-		}
-		o = append(o, k)
-	}
-	return o
-}
-
-// key is the drawer for one value, if it can be looked up at all.
-func (f *filing) key(a *attribute, m *matcher) (fileKey, bool) {
-	switch m.op {
-	case opServiceAccount:
-		return fileKey{kind: dimServiceAccount, lit: m.sub}, true
-	case opNamespace:
-		return namespaceKey(m)
-	case opTrustDomain:
-		return fileKey{kind: dimTrustDomain, lit: m.parts[0]}, len(m.parts) == 1 && !strings.Contains(m.parts[0], "/")
-	case opSpiffeSuffix:
-		return fileKey{kind: dimName, how: fileSuffix, lit: m.lit}, true
-	case opTemplate:
-		return fileKey{kind: dimPath, how: filePrefix, lit: m.template.head[0]}, true
-	case opRequestPrincipal:
-		if m.jwt.op == opExact {
-			return fileKey{kind: dimSubject, lit: m.jwt.lit}, true
-		}
-		return fileKey{kind: dimIssuer, lit: m.iss.lit}, m.iss.op == opExact
-	case opCIDR:
-		kind, ok := addrDims[a.kind]
-		return fileKey{kind: kind, how: fileCIDR, net: m.prefix}, ok
-	case opPort:
-		return fileKey{kind: dimPort, how: filePort, port: m.port}, true
-	}
-	kind, ok := textDims[a.kind]
-	return fileKey{kind: kind, how: textHow[m.op], arg: f.arg(a), lit: m.lit}, ok
-}
-
-// secondKey is another drawer for values that name two things.
-func (f *filing) secondKey(_ *attribute, m *matcher) (fileKey, bool) {
-	switch {
-	case m.op == opServiceAccount:
-		return fileKey{kind: dimNamespace, lit: m.lit}, true
-	case m.op == opRequestPrincipal && m.jwt.op == opExact && m.iss.op == opExact:
-		return fileKey{kind: dimIssuer, lit: m.iss.lit}, true
-	case m.op == opTemplate && m.template.deep && m.template.tail != "":
-		return fileKey{kind: dimPath, how: fileSuffix, lit: m.template.tail}, true
-	}
-	return fileKey{}, false
-}
-
-func namespaceKey(m *matcher) (fileKey, bool) {
-	first := strings.TrimPrefix(m.parts[0], "/ns/")
-	if len(m.parts) == 1 && strings.IndexByte(first, '/') == len(first)-1 {
-		return fileKey{kind: dimNamespace, lit: first[:len(first)-1]}, true
-	}
-	return fileKey{kind: dimNamespace, how: filePrefix, lit: first}, first != ""
-}
-
-var textHow = map[op]fileHow{
-	opExact: fileExact, opPrefix: filePrefix, opSuffix: fileSuffix, opNonEmpty: filePresent, opExists: filePresent,
-}
-
-var textDims = map[attrKind]dimKind{
-	attrNames: dimName, attrSNI: dimSNI, attrMethod: dimMethod, attrPath: dimPath, attrHost: dimHost,
-	attrHeader: dimHeader, attrClaim: dimClaim,
-}
-
-var addrDims = map[attrKind]dimKind{attrSourceIP: dimSourceIP, attrRemoteIP: dimRemoteIP, attrDestIP: dimDestIP}
-
-// arg interns an attribute's argument; 0 for those without.
-func (f *filing) arg(a *attribute) int {
-	if a.name == "" && len(a.path) == 0 {
-		return 0
-	}
-	id := string(rune(a.kind)) + a.name + "\x00" + strings.Join(a.path, "\x00")
-	n, ok := f.argOf[id]
-	if !ok {
-		n = len(f.args)
-		f.args = append(f.args, *a)
-		f.argOf[id] = n
-	}
-	return n
-}
-
 // node files rules, each under the option whose fullest drawer is the emptiest.
 func (f *filing) node(rules []filed) *node {
 	n := &node{least: none}
@@ -241,63 +105,100 @@ func (f *filing) node(rules []filed) *node {
 		n.scan = ordinals(rules)
 		return n
 	}
-	counts := f.count(rules)
-	drawers := make(map[fileKey][]filed, len(rules))
-	var keys []fileKey // in order of first use, so that equal documents build equal trees
-	for _, e := range rules {
-		best := f.choose(e, counts, len(rules))
-		if best < 0 {
-			n.scan = append(n.scan, e.ord)
-			continue
-		}
-		e.used |= 1 << best
-		e.copies *= int32(len(f.options[e.ord][best])) //nolint:gosec // bounded by open
-		for _, k := range f.options[e.ord][best] {
-			in, ok := drawers[k]
-			if !ok {
-				keys = append(keys, k)
-			}
-			if len(in) == 0 || in[len(in)-1].ord != e.ord {
-				drawers[k] = append(in, e)
-			}
-		}
+	best := make([]int8, len(rules))
+	f.eachKey(rules, func(k keyID) { f.counts[k]++ })
+	for i := range rules {
+		best[i] = f.choose(&rules[i], len(rules))
 	}
-	f.attach(n, keys, drawers)
+	f.eachKey(rules, func(k keyID) { f.counts[k] = 0 })
+	drawers := f.share(n, rules, best)
+	f.attach(n, drawers)
 	return n
 }
 
-func (f *filing) count(rules []filed) map[fileKey]int {
-	counts := make(map[fileKey]int, len(rules))
-	for _, e := range rules {
-		for i, o := range f.options[e.ord] {
-			if !f.open(&e, i) {
-				continue
+// drawer is what becomes a node of its own.
+type drawer struct {
+	key   keyID
+	size  int // how many rules it has room for
+	rules []filed
+}
+
+// share puts each rule into the drawers of its best option, or leaves it to be scanned when it has none. Drawers are in
+// order of first use, so that equal documents build equal trees.
+func (f *filing) share(n *node, rules []filed, best []int8) []drawer {
+	var drawers []drawer
+	total := 0
+	for i := range rules {
+		if best[i] < 0 {
+			n.scan = append(n.scan, rules[i].ord)
+			continue
+		}
+		for _, k := range f.options[rules[i].ord][best[i]] {
+			if f.place[k] == 0 {
+				drawers = append(drawers, drawer{key: k})
+				f.place[k] = int32(len(drawers)) //nolint:gosec // a file has at most maxNodes values
 			}
-			for _, k := range o {
-				counts[k]++
+			drawers[f.place[k]-1].size++
+			total++
+		}
+	}
+	room := make([]filed, total)
+	for i := range drawers {
+		d := &drawers[i]
+		d.rules, room = room[:0:d.size], room[d.size:]
+	}
+	for i, e := range rules {
+		if best[i] < 0 {
+			continue
+		}
+		keys := f.options[e.ord][best[i]]
+		e.used |= 1 << best[i]
+		e.copies *= int32(len(keys)) //nolint:gosec // bounded by open
+		for _, k := range keys {
+			d := &drawers[f.place[k]-1]
+			if len(d.rules) == 0 || d.rules[len(d.rules)-1].ord != e.ord {
+				d.rules = append(d.rules, e)
 			}
 		}
 	}
-	return counts
+	for i := range drawers {
+		f.place[drawers[i].key] = 0
+	}
+	return drawers
+}
+
+// eachKey calls do with each key that each rule could be filed under.
+func (f *filing) eachKey(rules []filed, do func(keyID)) {
+	for i := range rules {
+		e := &rules[i]
+		for j, o := range f.options[e.ord] {
+			if !f.open(e, j) {
+				continue
+			}
+			for _, k := range o {
+				do(k)
+			}
+		}
+	}
 }
 
 // choose returns the option to file by, or -1 when none would tell the rule from the others.
-func (f *filing) choose(e filed, counts map[fileKey]int, total int) int {
-	best, bestCost := -1, 0
+func (f *filing) choose(e *filed, total int) int8 {
+	best, bestCost := int8(-1), 0
 	for i, o := range f.options[e.ord] {
-		if !f.open(&e, i) {
+		if !f.open(e, i) {
 			continue
 		}
 		fullest := 0
 		for _, k := range o {
-			fullest = max(fullest, counts[k])
+			fullest = max(fullest, int(f.counts[k]))
 		}
 		if fullest >= total {
 			continue
 		}
 		// drawers that are small enough are all the same; then fewer kinds of them are better
-		if cost := max(fullest, scanMax)<<16 | rank(o); best < 0 || cost < bestCost {
-			best, bestCost = i, cost
+		if cost := max(fullest, scanMax)<<16 | f.rank(o); best < 0 || cost < bestCost {
+			best, bestCost = int8(i), cost //nolint:gosec // at most maxOptions
 		}
 	}
 	return best
@@ -307,21 +208,27 @@ func (f *filing) choose(e filed, counts map[fileKey]int, total int) int {
 const manyHeaders = 8
 
 // attach hangs a node for each drawer into the dimension it belongs to.
-func (f *filing) attach(n *node, keys []fileKey, drawers map[fileKey][]filed) {
+func (f *filing) attach(n *node, drawers []drawer) {
 	type id struct {
 		kind dimKind
 		arg  int
 	}
 	var dims []*dimension
-	byID := map[id]*dimension{}
-	for _, k := range keys {
+	byID, keysOf := map[id]*dimension{}, map[*dimension]int{}
+	in := make([]*dimension, len(drawers))
+	for i := range drawers {
+		k := &f.keys[drawers[i].key]
 		d := byID[id{k.kind, k.arg}]
 		if d == nil {
 			d = &dimension{kind: k.kind, attr: f.args[k.arg]}
 			byID[id{k.kind, k.arg}] = d
 			dims = append(dims, d)
 		}
-		d.hang(k, f.node(drawers[k]))
+		in[i] = d
+		keysOf[d]++
+	}
+	for i, d := range in {
+		d.hang(&f.keys[drawers[i].key], f.node(drawers[i].rules), keysOf[d])
 	}
 	headers := 0
 	for _, d := range dims {
@@ -341,12 +248,12 @@ func (f *filing) attach(n *node, keys []fileKey, drawers map[fileKey][]filed) {
 	}
 }
 
-// hang puts the drawer of one key into the dimension.
-func (d *dimension) hang(k fileKey, child *node) {
+// hang puts the drawer of one of so many keys into the dimension.
+func (d *dimension) hang(k *fileKey, child *node, keys int) {
 	switch k.how {
 	case fileExact:
 		if d.exact == nil {
-			d.exact = map[string]*node{}
+			d.exact = make(map[string]*node, keys)
 		}
 		d.exact[k.lit] = child
 	case filePrefix:
