@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -85,4 +88,33 @@ func write(t *testing.T, dir string, files map[string]string) string {
 		}
 	}
 	return dir
+}
+
+// TestSignalEndsCommand: a command that waits for its input, or computes, ends when it is told to.
+func TestSignalEndsCommand(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"lint", "-"}, {"cert", "-"}, {"check", "--policies", "-", "--to", "shop/order"}} {
+		cmd := writ(t, args...)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		stop := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		// The input is waited for once so much of it was taken that the pipe cannot hold it.
+		if _, err := in.Write(bytes.Repeat([]byte("# comment\n"), 1<<14)); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		err = cmd.Wait()
+		stop.Stop()
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+			t.Errorf("writ %v: %v, want it to end by the signal", args, err)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,16 @@ type cli struct {
 	env func(string) (string, bool)
 
 	environ []string // all of the environment, to find misspelt names in
+	release func()   // has signals end the process as they do without us; nil in tests
+}
+
+// before readies a command. Those that hold something end by themselves when they are told to; the rest hold nothing, and
+// end at once, however long they would still have read or computed.
+func (c *cli) before(cmd *cobra.Command, args []string) error {
+	if c.release != nil && !slices.Contains([]string{"serve", "agent", "test"}, cmd.Name()) {
+		c.release()
+	}
+	return c.flagsFromEnv(cmd, args)
 }
 
 // execute runs one command line and returns the exit code.
@@ -43,7 +54,7 @@ func (c *cli) root() *cobra.Command {
 		SilenceUsage:      true,
 		Args:              unknownCommand,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: c.flagsFromEnv,
+		PersistentPreRunE: c.before,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetIn(c.in)
