@@ -17,7 +17,8 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // who asks a second time does not want to wait
-	c := &cli{release: stop, in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.LookupEnv, environ: os.Environ()}
+	context.AfterFunc(ctx, stop)                                      // who asks a second time does not want to wait
+	release := func() { signal.Reset(os.Interrupt, syscall.SIGTERM) } // and does not end the context, as stop would
+	c := &cli{release: release, in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.LookupEnv, environ: os.Environ()}
 	return c.execute(ctx, os.Args[1:])
 }
