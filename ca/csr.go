@@ -25,36 +25,50 @@ type request struct {
 	key subjectKey
 }
 
+// ProvenKey is the SHA-256 of the SubjectPublicKeyInfo in a PEM certificate request whose sender holds the key, of a kind
+// that the profile takes. What else the request asks for is for [Approve] to judge. The error is an [ErrCSR].
+func ProvenKey(csr []byte, p *Profile) ([32]byte, error) {
+	key, _, err := provenKey(csr, p)
+	return key.hash, err
+}
+
 // parseRequest reads a PEM certificate request, proves that its sender holds the key, and refuses one that asks for
 // anything but a leaf for id (identity §2.4, column "ours").
 func parseRequest(in []byte, id spiffeid.ID, p *Profile) (request, error) {
-	der, err := onlyBlock(in)
-	if err != nil {
-		return request{}, err
-	}
-	var info, algorithm, signature cryptobyte.String
-	outer := cryptobyte.String(der)
-	var whole cryptobyte.String
-	if !outer.ReadASN1(&whole, asn1.SEQUENCE) || !outer.Empty() ||
-		!whole.ReadASN1Element(&info, asn1.SEQUENCE) || !whole.ReadASN1Element(&algorithm, asn1.SEQUENCE) ||
-		!whole.ReadASN1(&signature, asn1.BIT_STRING) || !whole.Empty() {
-		return request{}, refuse(ReasonSyntax, "not a PKCS#10 request")
-	}
-	spki, attributes, err := parseInfo(info)
-	if err != nil {
-		return request{}, err
-	}
-	key, err := parseSubjectKey(spki, p)
+	key, attributes, err := provenKey(in, p)
 	if err != nil {
 		return request{}, err
 	}
 	if err := checkAttributes(attributes, id); err != nil {
 		return request{}, err
 	}
-	if err := checkProof(key.public, info, algorithm, signature); err != nil {
-		return request{}, err
-	}
 	return request{key: key}, nil
+}
+
+// provenKey takes a request apart and verifies that its sender holds the key.
+func provenKey(in []byte, p *Profile) (key subjectKey, attributes cryptobyte.String, err error) {
+	der, err := onlyBlock(in)
+	if err != nil {
+		return subjectKey{}, nil, err
+	}
+	var info, algorithm, signature, whole cryptobyte.String
+	outer := cryptobyte.String(der)
+	if !outer.ReadASN1(&whole, asn1.SEQUENCE) || !outer.Empty() ||
+		!whole.ReadASN1Element(&info, asn1.SEQUENCE) || !whole.ReadASN1Element(&algorithm, asn1.SEQUENCE) ||
+		!whole.ReadASN1(&signature, asn1.BIT_STRING) || !whole.Empty() {
+		return subjectKey{}, nil, refuse(ReasonSyntax, "not a PKCS#10 request")
+	}
+	spki, attributes, err := parseInfo(info)
+	if err != nil {
+		return subjectKey{}, nil, err
+	}
+	if key, err = parseSubjectKey(spki, p); err != nil {
+		return subjectKey{}, nil, err
+	}
+	if err := checkProof(key.public, info, algorithm, signature); err != nil {
+		return subjectKey{}, nil, err
+	}
+	return key, attributes, nil
 }
 
 // onlyBlock is the content of the one PEM block that in must consist of, apart from white space: a first line, base64,

@@ -54,23 +54,9 @@ func (a *Authority) issue(ctx context.Context, ap *Approval, examine examination
 	if ap.redeemed.Swap(true) {
 		return nil, ErrRedeemed
 	}
-	// 2. Something can sign, and this identity is its business.
-	s := a.current.Load()
-	if s == nil {
-		return nil, fmt.Errorf("%w: it has no signing certificate", ErrNotReady)
-	}
-	if err := checkWorkload(ap.id, a.cfg.TrustDomain); err != nil {
-		return nil, err
-	}
-	// 3. Neither identity nor key is revoked.
-	if a.deny.ID(ap.id.String()) {
-		return nil, fmt.Errorf("%w: the identity", ErrRevoked)
-	}
-	if a.deny.Key(ap.key.hash) {
-		return nil, fmt.Errorf("%w: the key %x", ErrRevoked, ap.key.hash)
-	}
-	// 4. The key may be a workload's.
-	if err := a.checkKey(s, ap); err != nil {
+	// 2. to 4. Something can sign, and neither identity nor key speaks against it.
+	s, err := a.admit(ap)
+	if err != nil {
 		return nil, err
 	}
 	// 5. The lifetime fits into the issuer's.
@@ -113,6 +99,27 @@ func (a *Authority) issue(ctx context.Context, ap *Approval, examine examination
 		Chain: s.answer(der), Certificate: der, ID: ap.id, Serial: l.serial, NotBefore: from, NotAfter: to,
 		TTL: to.Sub(now.UTC().Truncate(time.Second)), TTLRule: rule, Issuer: s.name, Bundle: s.bundle.Version,
 	}, nil
+}
+
+// admit says what signs for an approval now, after steps 2 to 4 of issuing.
+func (a *Authority) admit(ap *Approval) (*signing, error) {
+	// 2. Something can sign, and this identity is its business.
+	s := a.current.Load()
+	if s == nil {
+		return nil, fmt.Errorf("%w: it has no signing certificate", ErrNotReady)
+	}
+	if err := checkWorkload(ap.id, a.cfg.TrustDomain); err != nil {
+		return nil, err
+	}
+	// 3. Neither identity nor key is revoked.
+	if a.deny.ID(ap.id.String()) {
+		return nil, fmt.Errorf("%w: the identity", ErrRevoked)
+	}
+	if a.deny.Key(ap.key.hash) {
+		return nil, fmt.Errorf("%w: the key %x", ErrRevoked, ap.key.hash)
+	}
+	// 4. The key may be a workload's.
+	return s, a.checkKey(s, ap)
 }
 
 // examine compares what is about to be signed with what was approved, and checks what was signed.

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"strings"
 )
@@ -37,6 +38,9 @@ func (s Serial) Int() *big.Int { return new(big.Int).SetBytes(s[:]) }
 
 // String is the serial number in hex, 32 digits.
 func (s Serial) String() string { return fmt.Sprintf("%x", s[:]) }
+
+// LogValue implements [slog.LogValuer]: logs name a serial number as commands do.
+func (s Serial) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // IsZero reports whether s is no serial number.
 func (s Serial) IsZero() bool { return s == Serial{} }

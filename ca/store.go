@@ -99,11 +99,14 @@ type Token struct {
 	By      string // who made it
 }
 
-// Tokens keeps join tokens. Taking one is a single atomic delete that succeeds exactly once; one that has expired burns
-// as well and is ErrNotFound like one that never was.
+// Tokens keeps join tokens. Taking one is a single atomic step that binds it to a key: it succeeds for one key alone. One
+// that has expired burns as well and is ErrNotFound like one that never was.
 type Tokens interface {
 	PutToken(ctx context.Context, t Token) error
-	TakeToken(ctx context.Context, hash [32]byte, now time.Time) (Token, error)
+	// TakeToken uses a token for a key, by the SHA-256 of its subject public key info; a zero one is nobody's, and uses it
+	// once. The same key may take it again, for the answer may not have arrived: until the token expires, or a
+	// certificate of that key is revoked.
+	TakeToken(ctx context.Context, hash, key [32]byte, now time.Time) (Token, error)
 	// Grants of a token stay after it is used, by its hash: the identities its node may ask for, sorted; none when no such
 	// token was used. They are not kept by identity, or two nodes that share one would share all.
 	Grants(ctx context.Context, hash [32]byte) ([]spiffeid.ID, error)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	"github.com/writ-auth/writ/internal/spiffeid"
 	"github.com/writ-auth/writ/internal/unixpeer"
@@ -49,7 +50,11 @@ func (s *Server) caller(ctx context.Context) (*Caller, *refusal) {
 	}
 	c, err := s.cfg.Caller(ctx)
 	if err != nil {
-		return &Caller{Address: p.Addr.String()}, refuse(codes.Unauthenticated, ReasonCaller, err.Error())
+		refused := refuse(codes.Unauthenticated, ReasonCaller, err.Error())
+		if said, ok := status.FromError(err); ok { // whoever proves callers tells a no from an outage
+			refused = refuse(said.Code(), ReasonCaller, said.Message())
+		}
+		return &Caller{Address: p.Addr.String()}, refused
 	}
 	return c, nil
 }

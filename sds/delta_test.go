@@ -2,19 +2,15 @@ package sds_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/writ-auth/writ/internal/spiffeid"
 	"github.com/writ-auth/writ/sds"
@@ -22,96 +18,27 @@ import (
 
 // deltaScript is a client of one DeltaSecrets call.
 type deltaScript struct {
-	t      *testing.T
-	stream grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
-	in     chan *discoveryv3.DeltaDiscoveryResponse
-	err    chan error
+	*conversation[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 }
 
-func (f *fixture) delta() *deltaScript {
+func (f *fixture) delta() deltaScript {
 	f.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	f.t.Cleanup(cancel)
-	s := &deltaScript{t: f.t, in: make(chan *discoveryv3.DeltaDiscoveryResponse, 64), err: make(chan error, 1)}
-	s.stream = must[grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]](f.t)(f.client.DeltaSecrets(ctx))
-	go func() {
-		for {
-			r, err := s.stream.Recv()
-			if err != nil {
-				s.err <- err
-				return
-			}
-			s.in <- r
-		}
-	}()
-	return s
+	return deltaScript{converse(f.t, f.client.DeltaSecrets, summary)}
 }
 
-func (s *deltaScript) send(r *discoveryv3.DeltaDiscoveryRequest) {
-	s.t.Helper()
-	if err := s.stream.Send(r); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *deltaScript) subscribe(names ...string) {
+func (s deltaScript) subscribe(names ...string) {
 	s.t.Helper()
 	s.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: secretType, ResourceNamesSubscribe: names})
 }
 
-func (s *deltaScript) ack(r *discoveryv3.DeltaDiscoveryResponse) {
+func (s deltaScript) ack(r *discoveryv3.DeltaDiscoveryResponse) {
 	s.t.Helper()
 	s.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: secretType, ResponseNonce: r.Nonce})
 }
 
-func (s *deltaScript) reject(r *discoveryv3.DeltaDiscoveryResponse, why string) {
+func (s deltaScript) reject(r *discoveryv3.DeltaDiscoveryResponse, why string) {
 	s.t.Helper()
 	s.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: secretType, ResponseNonce: r.Nonce, ErrorDetail: &rpcstatus.Status{Message: why}})
-}
-
-func (s *deltaScript) next() *discoveryv3.DeltaDiscoveryResponse {
-	s.t.Helper()
-	select {
-	case r := <-s.in:
-		return r
-	case err := <-s.err:
-		s.t.Fatalf("the stream ended: %v", err)
-	case <-time.After(patience):
-		s.t.Fatal("no response")
-	}
-	return nil
-}
-
-func (s *deltaScript) end(want codes.Code) {
-	s.t.Helper()
-	select {
-	case r := <-s.in:
-		s.t.Fatalf("a response instead of the end: %v", summary(r))
-	case err := <-s.err:
-		if status.Code(err) != want {
-			s.t.Fatalf("the stream ended with %v, want %v", err, want)
-		}
-	case <-time.After(patience):
-		s.t.Fatal("the stream goes on")
-	}
-}
-
-// quietDelta makes sure that nothing is sent, as far as another stream tells.
-func (f *fixture) quietDelta(s *deltaScript) {
-	f.t.Helper()
-	other := f.sotw()
-	f.setBundle(f.bump(), nil)
-	other.ask(nil, "writ.bundle")
-	other.next()
-	f.setBundle(f.bump(), nil)
-	other.next()
-	select {
-	case r := <-s.in:
-		f.t.Fatalf("an unexpected response: %v", summary(r))
-	case err := <-s.err:
-		f.t.Fatalf("the stream ended: %v", err)
-	default:
-	}
 }
 
 // summary lists what a response has, and what it takes back after a minus.
@@ -144,7 +71,7 @@ func TestDeltaFirstRequest(t *testing.T) {
 	}
 	s.ack(r)
 	f.acknowledged(r.Resources[0].Version)
-	f.quietDelta(s)
+	f.quiet(s)
 	if got := f.only(); got.Protocol != "delta" {
 		t.Errorf("inventory: %+v", got)
 	}
@@ -217,7 +144,7 @@ func TestDeltaRejection(t *testing.T) {
 	if got := summary(s.next()); got != "-"+order {
 		t.Errorf("got %q", got)
 	}
-	f.quietDelta(s)
+	f.quiet(s)
 	if got := f.only().Secrets[0]; got.Rejections != 1 || got.Rejected != r.Resources[0].Version || got.Error != "bad key" {
 		t.Errorf("inventory: %+v", got)
 	}
@@ -252,7 +179,7 @@ func TestDeltaSubscriptions(t *testing.T) {
 	s.send(&discoveryv3.DeltaDiscoveryRequest{ResponseNonce: r.Nonce, ResourceNamesUnsubscribe: []string{"default"}})
 	f.subscribed(1)
 	f.newIdentity(payment)
-	f.quietDelta(s)
+	f.quiet(s)
 }
 
 func TestDeltaEverything(t *testing.T) {
@@ -275,7 +202,7 @@ func TestDeltaEverything(t *testing.T) {
 		s.send(&discoveryv3.DeltaDiscoveryRequest{ResponseNonce: r.Nonce, ResourceNamesUnsubscribe: []string{"*"}})
 		f.subscribed(0)
 		f.setBundle(2, func(b *sds.Bundle) { b.Roots = append(b.Roots, newIssuer(t, "next", nil).cert) })
-		f.quietDelta(s)
+		f.quiet(s)
 	}
 }
 
@@ -287,7 +214,7 @@ func TestDeltaContentChange(t *testing.T) {
 	first := s.next()
 	s.ack(first)
 	f.setIdentity(i) // equal bytes
-	f.quietDelta(s)
+	f.quiet(s)
 	f.newIdentity(payment)
 	if second := s.next(); second.Resources[0].Version == first.Resources[0].Version {
 		t.Error("the version is the same")

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/writ-auth/writ/internal/grpcserve"
 	"github.com/writ-auth/writ/internal/spiffeid"
 )
 
@@ -37,7 +38,7 @@ type Config struct {
 	Names       Names
 
 	// Caller says who opened a stream on a connection that is not of the Unix socket; nil for [CallerByCertificate]. An error
-	// refuses the stream, and is logged.
+	// refuses the stream, and is logged: with its own code if it is a gRPC status, else as Unauthenticated.
 	Caller func(context.Context) (*Caller, error)
 	// KeysOverNetwork gives private keys through other connections than the Unix socket, too. Whoever opens one of those
 	// without being the caller that it claims to be has the key.
@@ -252,18 +253,19 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.cfg.Services != nil {
 		s.cfg.Services(server)
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(&unixListener{Listener: l, server: s, users: map[uint32]int{}}) }()
-	select {
-	case err := <-served:
-		server.Stop()
-		return fmt.Errorf("sds: serve %s: %w", l.Addr(), err)
-	case <-ctx.Done():
+	err := grpcserve.Serve(ctx, server, &unixListener{Listener: l, server: s, users: map[uint32]int{}}, grpcserve.Drain{
+		Timeout: s.cfg.DrainTimeout,
+		Begin: func() { // streams last until they are ended
+			stop()
+			<-stopped
+		},
+		Late: func() {
+			s.cfg.Logger.Warn("SDS calls had not ended at the end of the drain timeout", "timeout", s.cfg.DrainTimeout)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("sds: %w", err)
 	}
-	stop()
-	<-stopped
-	s.drain(server)
-	<-served // nil, or the error of a listener that failed while it was closed on purpose
 	return nil
 }
 
@@ -295,23 +297,5 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.StaticConnWindowSize(flowControlWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: connectionIdle}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-	}
-}
-
-// drain stops accepting, tells clients to go elsewhere, and waits for calls to end while the timeout lasts.
-func (s *Server) drain(server *grpc.Server) {
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		server.GracefulStop()
-	}()
-	timeout := time.NewTimer(s.cfg.DrainTimeout)
-	defer timeout.Stop()
-	select {
-	case <-drained:
-	case <-timeout.C:
-		s.cfg.Logger.Warn("SDS calls had not ended at the end of the drain timeout", "timeout", s.cfg.DrainTimeout)
-		server.Stop()
-		<-drained
 	}
 }

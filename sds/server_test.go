@@ -368,6 +368,23 @@ func TestCallerHook(t *testing.T) {
 	s.end(codes.Unauthenticated) // its certificate has ended
 }
 
+// A hook that cannot tell who calls is no hook that says no: clients come back after an outage.
+func TestCallerHookErrors(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want codes.Code
+	}{
+		{errors.New("nobody"), codes.Unauthenticated},
+		{status.Error(codes.Unavailable, "the ledger is away"), codes.Unavailable},
+	} {
+		f := start(t, func(c *sds.Config) { c.Caller = func(context.Context) (*sds.Caller, error) { return nil, test.err } })
+		f.onTCP(insecure.NewCredentials(), insecure.NewCredentials())
+		if said := f.sotw().end(test.want); strings.Contains(said, status.Convert(test.err).Message()) || !strings.Contains(f.log.String(), status.Convert(test.err).Message()) {
+			t.Errorf("%v: the caller is told %q, the log is\n%s", test.err, said, f.log)
+		}
+	}
+}
+
 // Streams are not answered when nobody would tell them of changes.
 func TestRegisterWithoutRun(t *testing.T) {
 	f := start(t, nil)

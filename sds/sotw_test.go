@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"github.com/writ-auth/writ/internal/spiffeid"
 	"github.com/writ-auth/writ/sds"
@@ -27,104 +26,27 @@ const secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v
 
 // script is a client of one StreamSecrets call.
 type script struct {
-	t      *testing.T
-	stream grpc.BidiStreamingClient[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]
-	in     chan *discoveryv3.DiscoveryResponse
-	err    chan error
+	*conversation[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]
 }
 
-func (f *fixture) sotw() *script {
+func (f *fixture) sotw() script {
 	f.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	f.t.Cleanup(cancel)
-	s := &script{t: f.t, in: make(chan *discoveryv3.DiscoveryResponse, 64), err: make(chan error, 1)}
-	s.stream = must[grpc.BidiStreamingClient[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]](f.t)(f.client.StreamSecrets(ctx))
-	go func() {
-		for {
-			r, err := s.stream.Recv()
-			if err != nil {
-				s.err <- err
-				return
-			}
-			s.in <- r
-		}
-	}()
-	return s
+	return script{converse(f.t, f.client.StreamSecrets, func(r *discoveryv3.DiscoveryResponse) string { return namesOf(f.t, r) })}
 }
 
 // ask sends names with the nonce of a response, nil for none.
-func (s *script) ask(of *discoveryv3.DiscoveryResponse, names ...string) {
+func (s script) ask(of *discoveryv3.DiscoveryResponse, names ...string) {
 	s.t.Helper()
 	s.send(&discoveryv3.DiscoveryRequest{
 		Node: &corev3.Node{Id: "envoy-1"}, TypeUrl: secretType, ResourceNames: names, ResponseNonce: of.GetNonce(), VersionInfo: of.GetVersionInfo(),
 	})
 }
 
-func (s *script) reject(of *discoveryv3.DiscoveryResponse, why string, names ...string) {
+func (s script) reject(of *discoveryv3.DiscoveryResponse, why string, names ...string) {
 	s.t.Helper()
 	s.send(&discoveryv3.DiscoveryRequest{
 		TypeUrl: secretType, ResourceNames: names, ResponseNonce: of.GetNonce(), ErrorDetail: &rpcstatus.Status{Code: 3, Message: why},
 	})
-}
-
-func (s *script) send(r *discoveryv3.DiscoveryRequest) {
-	s.t.Helper()
-	if err := s.stream.Send(r); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// next waits for a response.
-func (s *script) next() *discoveryv3.DiscoveryResponse {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	select {
-	case r := <-s.in:
-		return r
-	case err := <-s.err:
-		s.t.Fatalf("the stream ended: %v", err)
-	case <-ctx.Done():
-		s.t.Fatal("no response")
-	}
-	return nil
-}
-
-// end waits for the end of the stream.
-func (s *script) end(want codes.Code) string {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	select {
-	case r := <-s.in:
-		s.t.Fatalf("a response instead of the end: %v", namesOf(s.t, r))
-	case err := <-s.err:
-		if status.Code(err) != want {
-			s.t.Fatalf("the stream ended with %v, want %v", err, want)
-		}
-		return status.Convert(err).Message()
-	case <-ctx.Done():
-		s.t.Fatal("the stream goes on")
-	}
-	return ""
-}
-
-// quiet makes sure that nothing is sent, as far as another stream tells: what was due on this one came before.
-func (f *fixture) quiet(s *script) {
-	f.t.Helper()
-	other := f.sotw()
-	f.setBundle(f.bump(), nil)
-	other.ask(nil, "writ.bundle")
-	other.next()
-	f.setBundle(f.bump(), nil)
-	other.next()
-	select {
-	case r := <-s.in:
-		f.t.Fatalf("an unexpected response: %v", namesOf(f.t, r))
-	case err := <-s.err:
-		f.t.Fatalf("the stream ended: %v", err)
-	default:
-	}
 }
 
 // bump is a bundle version later than any before.
@@ -527,7 +449,7 @@ func TestSotWRootsBeforeLeaves(t *testing.T) {
 		})))
 	t.Cleanup(func() { _ = conn.Close() })
 	f.client = secretv3.NewSecretDiscoveryServiceClient(conn)
-	var all []*script
+	var all []script
 	for _, name := range []string{"default", "default", "default", "ROOTCA", "default"} {
 		s := f.sotw()
 		s.ask(nil, name)

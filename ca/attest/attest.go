@@ -49,9 +49,11 @@ type Evidence struct {
 	Authorization []string       // every value of the header, as received
 	Certificate   *Presented     // by the TLS client; nil if none
 	Peer          *unixpeer.Peer // of a Unix socket; nil on any other
-	// BeforeJoin is asked right before a join token is used up; an error is returned as it is, and keeps the token. Check
-	// here what can be checked of a request, so that a slip does not cost the node its only token. May be nil.
-	BeforeJoin func() error
+	// BeforeJoin is asked right before a join token is used; an error is returned as it is, and keeps the token. Check here
+	// what can be checked of a request, so that a slip does not cost the node its only token. It returns the SHA-256 of the
+	// subject public key info that the caller has proven to hold: the token is good again for that key, should the answer
+	// get lost. May be nil; the token is then good once.
+	BeforeJoin func() (key [32]byte, err error)
 }
 
 // Config says which proofs are accepted. A nil method is off.
@@ -151,7 +153,7 @@ func (a *Attestor) connection(ctx context.Context, e Evidence) (*Caller, *Error)
 }
 
 // token says whose bearer token it is.
-func (a *Attestor) token(ctx context.Context, text string, beforeJoin func() error) (*Caller, error) {
+func (a *Attestor) token(ctx context.Context, text string, beforeJoin func() ([32]byte, error)) (*Caller, error) {
 	var (
 		caller  *Caller
 		refused *Error
@@ -160,12 +162,14 @@ func (a *Attestor) token(ctx context.Context, text string, beforeJoin func() err
 	case isJoinToken(text) && a.tokens == nil:
 		return nil, refuse(MethodOff, "a join token, but join tokens are not accepted")
 	case isJoinToken(text):
+		var key [32]byte
 		if beforeJoin != nil {
-			if err := beforeJoin(); err != nil {
+			var err error
+			if key, err = beforeJoin(); err != nil {
 				return nil, err
 			}
 		}
-		caller, refused = a.join(ctx, text)
+		caller, refused = a.join(ctx, text, key)
 	case a.oidc == nil:
 		return nil, refuse(MethodOff, "a bearer token, but no issuer of tokens is configured")
 	default:

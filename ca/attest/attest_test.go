@@ -2,11 +2,7 @@ package attest_test
 
 import (
 	"crypto/x509"
-	"errors"
-	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,108 +135,6 @@ func TestTwoProofs(t *testing.T) {
 		})
 		wantRefusal(t, err, attest.CertificateInvalid)
 	})
-}
-
-func TestJoinTokenWorksOnce(t *testing.T) {
-	e := newEverything(t)
-	evidence := attest.Evidence{Authorization: bearer(e.store.token(t, order, payment).Reveal())}
-	caller, err := e.Attest(t.Context(), evidence)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if caller.ID != id(t, order) || len(caller.Grants) != 2 || !strings.HasPrefix(caller.String(), "join_token:") {
-		t.Errorf("caller %+v", caller)
-	}
-	_, err = e.Attest(t.Context(), evidence)
-	wantRefusal(t, err, attest.JoinTokenRefused)
-}
-
-// TestJoinTokenOneAnswer: nobody learns from the answer whether a token ever was.
-func TestJoinTokenOneAnswer(t *testing.T) {
-	e := newEverything(t)
-	used := e.store.token(t, order).Reveal()
-	if _, err := e.Attest(t.Context(), attest.Evidence{Authorization: bearer(used)}); err != nil {
-		t.Fatal(err)
-	}
-	expired := e.store.token(t, order).Reveal()
-	e.clock.advance(10 * time.Minute)
-	answers := map[string]bool{}
-	for _, text := range []string{
-		used, expired, attest.NewJoinToken().Reveal(), attest.JoinTokenPrefix, attest.JoinTokenPrefix + "short",
-		attest.NewJoinToken().Reveal() + "A", attest.JoinTokenPrefix + strings.Repeat("=", 43),
-	} {
-		_, err := e.Attest(t.Context(), attest.Evidence{Authorization: bearer(text)})
-		wantRefusal(t, err, attest.JoinTokenRefused)
-		answers[err.Error()] = true
-	}
-	if len(answers) != 1 {
-		t.Errorf("%d different answers: %v", len(answers), answers)
-	}
-}
-
-func TestJoinTokenTakenByOneOfMany(t *testing.T) {
-	e := newEverything(t)
-	evidence := attest.Evidence{Authorization: bearer(e.store.token(t, order).Reveal())}
-	var won atomic.Int32
-	var callers sync.WaitGroup
-	for range 200 {
-		callers.Go(func() {
-			if _, err := e.Attest(t.Context(), evidence); err == nil {
-				won.Add(1)
-			}
-		})
-	}
-	callers.Wait()
-	if won.Load() != 1 {
-		t.Errorf("%d callers used one token", won.Load())
-	}
-}
-
-func TestBeforeJoinKeepsTheToken(t *testing.T) {
-	e := newEverything(t)
-	evidence := attest.Evidence{Authorization: bearer(e.store.token(t, order).Reveal())}
-	slip := errors.New("bad request")
-	evidence.BeforeJoin = func() error { return slip }
-	if _, err := e.Attest(t.Context(), evidence); !errors.Is(err, slip) {
-		t.Errorf("error %v, want the one of BeforeJoin", err)
-	}
-	evidence.BeforeJoin = func() error { return nil }
-	if _, err := e.Attest(t.Context(), evidence); err != nil {
-		t.Errorf("the token is gone: %v", err)
-	}
-}
-
-func TestJoinTokenOfAnotherDomain(t *testing.T) {
-	for _, who := range []string{"spiffe://other.test/ns/a/sa/b", "spiffe://td.test", "spiffe://td.test/spire/agent/x"} {
-		e := newEverything(t)
-		if _, err := e.Attest(t.Context(), attest.Evidence{Authorization: bearer(e.store.token(t, order, who).Reveal())}); err == nil {
-			t.Errorf("a token for %s was accepted", who)
-		}
-	}
-}
-
-func TestJoinTokenWithoutStore(t *testing.T) {
-	e := newEverything(t)
-	text := e.store.token(t, order).Reveal()
-	e.store.breakDown()
-	_, err := e.Attest(t.Context(), attest.Evidence{Authorization: bearer(text)})
-	wantRefusal(t, err, attest.StoreUnavailable)
-	if kind := attest.ReasonOf(err).Kind(); kind != attest.Unavailable {
-		t.Errorf("kind %v: the node would not try again", kind)
-	}
-}
-
-func TestJoinTokenIsNotShown(t *testing.T) {
-	made := attest.NewJoinToken()
-	secret := strings.TrimPrefix(made.Reveal(), attest.JoinTokenPrefix)
-	for _, format := range []string{"%v", "%s", "%+v", "%#v", "%q"} {
-		if text := fmt.Sprintf(format, made); strings.Contains(text, secret) {
-			t.Errorf("%s shows the token: %s", format, text)
-		}
-	}
-	if made.Reveal() == attest.NewJoinToken().Reveal() || len(secret) != 43 {
-		t.Errorf("token %q is not 256 random bits", made.Reveal())
-	}
 }
 
 func TestMethodsThatAreOff(t *testing.T) {

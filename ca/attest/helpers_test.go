@@ -142,13 +142,13 @@ type memory struct {
 	mu      sync.Mutex
 	entries map[ca.Serial]ca.Entry
 	tokens  map[[32]byte]ca.Token
-	grants  map[[32]byte][]spiffeid.ID
+	takers  map[[32]byte][32]byte // the key that a token was used by
 	broken  bool
 	taken   int
 }
 
 func newMemory() *memory {
-	return &memory{entries: map[ca.Serial]ca.Entry{}, tokens: map[[32]byte]ca.Token{}, grants: map[[32]byte][]spiffeid.ID{}}
+	return &memory{entries: map[ca.Serial]ca.Entry{}, tokens: map[[32]byte]ca.Token{}, takers: map[[32]byte][32]byte{}}
 }
 
 func (m *memory) Find(_ context.Context, q ca.Query) ([]ca.Entry, string, error) {
@@ -170,19 +170,18 @@ func (m *memory) PutToken(_ context.Context, t ca.Token) error {
 	return nil
 }
 
-func (m *memory) TakeToken(_ context.Context, hash [32]byte, now time.Time) (ca.Token, error) {
+func (m *memory) TakeToken(_ context.Context, hash, key [32]byte, now time.Time) (ca.Token, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.broken {
 		return ca.Token{}, ca.ErrUnavailable
 	}
 	token, ok := m.tokens[hash]
-	delete(m.tokens, hash)
-	if !ok || !now.Before(token.Expires) {
+	if by, used := m.takers[hash]; !ok || !now.Before(token.Expires) || used && (by != key || key == [32]byte{}) {
 		return ca.Token{}, ca.ErrNotFound
 	}
 	m.taken++
-	m.grants[hash] = token.IDs
+	m.takers[hash] = key
 	return token, nil
 }
 
@@ -192,7 +191,10 @@ func (m *memory) Grants(_ context.Context, hash [32]byte) ([]spiffeid.ID, error)
 	if m.broken {
 		return nil, ca.ErrUnavailable
 	}
-	return m.grants[hash], nil
+	if _, used := m.takers[hash]; !used {
+		return nil, nil
+	}
+	return m.tokens[hash].IDs, nil
 }
 
 // record puts a certificate into the ledger.

@@ -48,23 +48,23 @@ func (t JoinToken) LogValue() slog.Value { return slog.StringValue(t.String()) }
 
 func isJoinToken(bearer string) bool { return strings.HasPrefix(bearer, JoinTokenPrefix) }
 
-// TokenTaker takes join tokens and knows what they granted; [ca.Tokens] has both. Taking is a single atomic delete that
-// succeeds exactly once.
+// TokenTaker takes join tokens and knows what they granted; [ca.Tokens] has both. Taking binds a token to one key, for
+// which alone it succeeds again.
 type TokenTaker interface {
-	TakeToken(ctx context.Context, hash [32]byte, now time.Time) (ca.Token, error)
+	TakeToken(ctx context.Context, hash, key [32]byte, now time.Time) (ca.Token, error)
 	Grants(ctx context.Context, hash [32]byte) ([]spiffeid.ID, error)
 }
 
-// join takes the token. Unknown, used, expired and malformed ones are refused with the same words, in the log as well:
-// nobody can tell them apart once they are gone.
-func (a *Attestor) join(ctx context.Context, text string) (*Caller, *Error) {
+// join takes the token for a key. Unknown, used, expired and malformed ones are refused with the same words, in the log as
+// well: nobody can tell them apart once they are gone.
+func (a *Attestor) join(ctx context.Context, text string, key [32]byte) (*Caller, *Error) {
 	refused := refuse(JoinTokenRefused, "the join token is unknown, used or expired")
 	random, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimPrefix(text, JoinTokenPrefix))
 	if err != nil || len(random) != joinTokenBytes {
 		return nil, refused
 	}
 	hash, now := JoinToken{text}.Hash(), a.now()
-	token, err := a.tokens.TakeToken(ctx, hash, now)
+	token, err := a.tokens.TakeToken(ctx, hash, key, now)
 	switch {
 	case errors.Is(err, ca.ErrNotFound):
 		return nil, refused

@@ -3,70 +3,19 @@
 package attest_test
 
 import (
-	"context"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/writ-auth/writ/ca/attest"
+	"github.com/writ-auth/writ/internal/testkit/otherend"
 	"github.com/writ-auth/writ/internal/unixpeer"
 )
 
-// connectTo names the socket that this binary connects to when it is started as the other process.
-const connectTo = "ATTEST_TEST_CONNECT"
-
-func TestMain(m *testing.M) {
-	if path := os.Getenv(connectTo); path != "" {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			os.Exit(1)
-		}
-		conn.Read(make([]byte, 1)) // until told to end
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-// otherProcess starts a process that connects, and returns the connection and what ends the process.
-func otherProcess(t *testing.T) (net.Conn, func()) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program) // it is told to end in cleanup
-	cmd.Env = append(os.Environ(), connectTo+"="+path)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := false
-	end := func() {
-		if !ended {
-			ended = true
-			conn.Write([]byte{1})
-			if err := cmd.Wait(); err != nil {
-				t.Errorf("other process: %v", err)
-			}
-		}
-	}
-	t.Cleanup(func() { end(); conn.Close() })
-	return conn, end
-}
+func TestMain(m *testing.M) { os.Exit(otherend.Main(m)) }
 
 func TestPeerRules(t *testing.T) {
-	conn, _ := otherProcess(t)
+	conn, _, _ := otherend.Start(t)
 	peer, err := unixpeer.Of(conn)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +63,7 @@ func TestPeerRules(t *testing.T) {
 
 // TestPeerThatEnded is surprise 30 of identity §11: the number of a process is not the process.
 func TestPeerThatEnded(t *testing.T) {
-	conn, end := otherProcess(t)
+	conn, _, end := otherend.Start(t)
 	peer, err := unixpeer.Of(conn)
 	if err != nil {
 		t.Fatal(err)

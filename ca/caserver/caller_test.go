@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/writ-auth/writ/ca"
 	"github.com/writ-auth/writ/ca/attest"
 	"github.com/writ-auth/writ/ca/caserver"
 )
@@ -158,6 +159,41 @@ func TestImpersonation(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument)
 }
 
+// TestJoinTokenAgain: an answer that was lost on its way is asked for again, with the key that the token was used for and
+// with no other, whatever the request says beside it; until a certificate of that key is revoked.
+func TestJoinTokenAgain(t *testing.T) {
+	for _, name := range []string{"", order} {
+		b := newBench(t, options{})
+		key := newKey(t)
+		c := call{bearer: b.joinToken(t, order), csr: csr(t, key, name)}
+		first, err := b.do(t, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stranger := call{bearer: c.bearer, csr: csr(t, newKey(t), name)}
+		_, err = b.do(t, stranger)
+		wantCode(t, err, codes.Unauthenticated)
+		c.csr = csr(t, key, "") // another request, the same key
+		again, err := b.do(t, c)
+		if err != nil {
+			t.Fatalf("the same key: %v, %v", err, b.last(t).Err)
+		}
+		if one, other := leafOf(t, first), leafOf(t, again); one.SerialNumber.Cmp(other.SerialNumber) == 0 || other.URIs[0].String() != order {
+			t.Errorf("certificates %v and %v of %v", one.SerialNumber, other.SerialNumber, other.URIs)
+		}
+		var serial ca.Serial
+		leafOf(t, again).SerialNumber.FillBytes(serial[:])
+		if err := b.authority.Revoke(t.Context(), ca.Revocation{Serial: serial, Reason: "superseded", By: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.do(t, c)
+		wantCode(t, err, codes.Unauthenticated)
+		if o := b.last(t); o.Reason != string(attest.JoinTokenRefused) {
+			t.Errorf("observed %s, %v", o.Reason, o.Err)
+		}
+	}
+}
+
 // TestBadRequestKeepsTheJoinToken: a slip does not cost the node its only token.
 func TestBadRequestKeepsTheJoinToken(t *testing.T) {
 	b := newBench(t, options{})
@@ -239,5 +275,16 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	block, _ := pem.Decode(b.authority.Bundle().PEM)
 	if block == nil {
 		t.Error("no bundle")
+	}
+}
+
+// TestLogText: what a caller chose is quoted once, by the log's own format, and bounded.
+func TestLogText(t *testing.T) {
+	b := newBench(t, options{})
+	if _, err := b.do(t, call{bearer: b.orderToken(t), headers: []string{"clusterid", `a "b"` + strings.Repeat("c", 300)}}); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.logged.text(); !strings.Contains(text, `cluster="a \"b\"cc`) || strings.Contains(text, strings.Repeat("c", 256)) {
+		t.Errorf("log:\n%s", text)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -91,7 +90,7 @@ func (s *Server) create(ctx context.Context, r *securityv1.IstioCertificateReque
 	// 2. Who asks.
 	e, from := evidence(ctx)
 	o.From = from
-	e.BeforeJoin = func() error { return s.beforeJoin(asked, slip, from) }
+	e.BeforeJoin = func() ([32]byte, error) { return s.beforeJoin(asked, slip, from) }
 	caller, err := s.cfg.Attestor.Attest(ctx, e)
 	if err != nil {
 		return nil, err
@@ -150,7 +149,7 @@ func (s *Server) read(r *securityv1.IstioCertificateRequest) (asking, error) {
 	}
 	profile, ok := s.cfg.Signers[signer]
 	if !ok {
-		return a, fmt.Errorf("%w: %s", errUnknownSigner, clip(signer))
+		return a, fmt.Errorf("%w: %q", errUnknownSigner, clip(signer))
 	}
 	a.profile = profile
 	return a, nil
@@ -168,28 +167,30 @@ func text(m *structpb.Struct, key string) (string, error) {
 	}
 }
 
-// beforeJoin finds what would make a call with a join token fail, while the token is still good. It cannot know yet which
-// identity a token without an impersonated one names, so names in the request are looked at later.
-func (s *Server) beforeJoin(a asking, slip error, from netip.Addr) error {
+// beforeJoin finds what would make a call with a join token fail, while the token is still good, and says which key the
+// caller holds. It cannot know yet which identity a token without an impersonated one names, so names in the request are
+// looked at later.
+func (s *Server) beforeJoin(a asking, slip error, from netip.Addr) (key [32]byte, err error) {
 	if slip != nil {
-		return slip
+		return key, slip
 	}
 	if !s.limits.allow(newSource(spiffeid.ID{}, from)) {
-		return errRateLimited
+		return key, errRateLimited
 	}
 	id := s.cfg.Names.ID
 	if a.identity != "" {
-		asked, err := spiffeid.Parse(a.identity)
-		if err != nil {
-			return fmt.Errorf("%w: %s: %w", errBadMetadata, keyImpersonated, err)
+		if id, err = spiffeid.Parse(a.identity); err != nil {
+			return key, fmt.Errorf("%w: %s: %w", errBadMetadata, keyImpersonated, err)
 		}
-		id = asked
 	}
-	_, err := ca.Approve(id, a.csr, ca.ApprovalRequest{Profile: a.profile, Caller: string(attest.MethodJoinToken) + ":unknown", Seconds: a.seconds})
+	_, err = ca.Approve(id, a.csr, ca.ApprovalRequest{Profile: a.profile, Caller: string(attest.MethodJoinToken) + ":unknown", Seconds: a.seconds})
 	if e, ok := errors.AsType[*ca.CSRError](err); ok && e.Reason == ca.ReasonName && a.identity == "" {
-		return nil
+		err = nil
 	}
-	return err
+	if err != nil {
+		return key, err
+	}
+	return ca.ProvenKey(a.csr, a.profile)
 }
 
 // report tells the log and the observer.
@@ -210,7 +211,7 @@ func (s *Server) report(ctx context.Context, o *Observation) {
 	level, message := slog.LevelInfo, "certificate issued"
 	switch o.Outcome {
 	case Issued:
-		attrs = append(attrs, slog.String("serial", o.Issued.Serial.String()), slog.Time("not_after", o.Issued.NotAfter),
+		attrs = append(attrs, slog.Any("serial", o.Issued.Serial), slog.Time("not_after", o.Issued.NotAfter),
 			slog.Duration("ttl", o.Issued.TTL), slog.String("ttl_rule", o.Issued.TTLRule), slog.String("issuer", o.Issued.Issuer))
 	case Failed, NotReady, TimedOut:
 		level, message = slog.LevelError, "certificate not issued"
@@ -224,13 +225,5 @@ func (s *Server) report(ctx context.Context, o *Observation) {
 	s.cfg.Observe(o)
 }
 
-// clip makes text from outside fit for a log line; empty stays empty.
-func clip(text string) string {
-	if text == "" {
-		return ""
-	}
-	if len(text) > maxLogged {
-		text = text[:maxLogged]
-	}
-	return strconv.Quote(text)
-}
+// clip bounds text from outside; log formats and %q make it fit for a line.
+func clip(text string) string { return text[:min(len(text), maxLogged)] }

@@ -1,6 +1,7 @@
 package caserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -88,7 +89,11 @@ func (s *Server) followReadiness(ctx context.Context) {
 	err := s.cfg.Authority.Ready(ctx)
 	ready := err == nil && s.identity.now.Load() != nil
 	if ready != s.serving.Load() && ctx.Err() == nil {
-		s.cfg.Logger.InfoContext(ctx, "certificate service", "ready", ready, "error", err)
+		if ready {
+			s.cfg.Logger.InfoContext(ctx, "the certificate service is ready")
+		} else {
+			s.cfg.Logger.InfoContext(ctx, "the certificate service is not ready", "error", cmp.Or(err, errNoIdentity))
+		}
 		s.setServing(ready)
 	}
 }

@@ -56,8 +56,8 @@ func jwtServiceDesc() *grpc.ServiceDesc {
 	}
 }
 
-// errJoinTokenForJWT keeps a join token for what it is good for.
-var errJoinTokenForJWT = errors.New("a join token is for the first certificate: get that, and come back with it")
+// errOnlyToJoin keeps a join token for what it is good for.
+var errOnlyToJoin = errors.New("a join token is for the first certificate: get that, and come back with it")
 
 // minting counts tokens by outcome.
 type minting struct {
@@ -85,13 +85,7 @@ func (m *minting) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRequest) 
 	o := &Observation{Time: s.cfg.Now(), Asked: r.GetSpiffeId()}
 	minted, err := m.guarded(working, r, o)
 	o.Err = err
-	if errors.Is(err, ca.ErrAudience) || errors.Is(err, errJoinTokenForJWT) {
-		o.Outcome = BadRequest
-	} else if errors.Is(err, ca.ErrNoJWT) {
-		o.Outcome = NotReady
-	} else {
-		o.Outcome, o.Reason = conclude(working, err)
-	}
+	o.Outcome, o.Reason = conclude(working, err)
 	m.report(ctx, o)
 	if err != nil {
 		return nil, mintStatus(o)
@@ -118,7 +112,7 @@ func (m *minting) guarded(ctx context.Context, r *workload.JWTSVIDRequest, o *Ob
 
 func (m *minting) mint(ctx context.Context, r *workload.JWTSVIDRequest, o *Observation) (*ca.MintedJWT, error) {
 	s := m.server
-	caller, from, err := s.proven(ctx, errJoinTokenForJWT)
+	caller, from, err := s.proven(ctx)
 	o.From, o.Caller = from, caller
 	if err != nil {
 		return nil, err
@@ -132,10 +126,10 @@ func (m *minting) mint(ctx context.Context, r *workload.JWTSVIDRequest, o *Obser
 	return s.cfg.Minter.MintJWT(ctx, o.ID, r.GetAudience())
 }
 
-// proven says who calls, by anything but a join token, which is answered with why.
-func (s *Server) proven(ctx context.Context, why error) (*attest.Caller, netip.Addr, error) {
+// proven says who calls, by anything but a join token.
+func (s *Server) proven(ctx context.Context) (*attest.Caller, netip.Addr, error) {
 	e, from := evidence(ctx)
-	e.BeforeJoin = func() error { return why }
+	e.BeforeJoin = func() ([32]byte, error) { return [32]byte{}, errOnlyToJoin }
 	caller, err := s.cfg.Attestor.Attest(ctx, e)
 	return caller, from, err
 }
@@ -143,9 +137,9 @@ func (s *Server) proven(ctx context.Context, why error) (*attest.Caller, netip.A
 // Caller says who calls, for other services on the same listener: those in [Config.Services]. The error is fit for the
 // caller.
 func (s *Server) Caller(ctx context.Context) (id spiffeid.ID, notAfter time.Time, from netip.Addr, err error) {
-	caller, from, err := s.proven(ctx, errJoinTokenForJWT)
+	caller, from, err := s.proven(ctx)
 	if err != nil {
-		o := &Observation{From: from}
+		o := &Observation{From: from, Err: err}
 		o.Outcome, o.Reason = conclude(ctx, err)
 		s.cfg.Logger.WarnContext(ctx, "a stream was refused", "from", from.String(), "outcome", string(o.Outcome), "error", err)
 		return spiffeid.ID{}, time.Time{}, from, o.status()
@@ -160,8 +154,6 @@ func mintStatus(o *Observation) error {
 		return status.Error(codes.Unimplemented, "JWT-SVIDs are not switched on")
 	case errors.Is(o.Err, ca.ErrAudience):
 		return status.Error(codes.InvalidArgument, "audience refused")
-	case errors.Is(o.Err, errJoinTokenForJWT):
-		return status.Error(codes.InvalidArgument, errJoinTokenForJWT.Error())
 	}
 	err := o.status()
 	return status.Error(status.Code(err), strings.Replace(status.Convert(err).Message(), "certificates", "JWT-SVIDs", 1))

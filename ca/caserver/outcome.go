@@ -89,6 +89,9 @@ func (o *Observation) Code() codes.Code {
 
 // status is the answer to the caller: no more than the outcome, and what is wrong with its own request.
 func (o *Observation) status() error {
+	if errors.Is(o.Err, errOnlyToJoin) {
+		return status.Error(codes.InvalidArgument, errOnlyToJoin.Error())
+	}
 	for _, row := range outcomeTable {
 		if row.outcome == o.Outcome {
 			text := row.text
@@ -142,6 +145,10 @@ func conclude(ctx context.Context, err error) (Outcome, string) {
 		return UnknownSigner, ""
 	case errors.Is(err, ca.ErrCSR):
 		return BadRequest, reason
+	case errors.Is(err, ca.ErrAudience), errors.Is(err, errOnlyToJoin):
+		return BadRequest, ""
+	case errors.Is(err, ca.ErrNoJWT):
+		return NotReady, ""
 	case errors.Is(err, errBadMetadata):
 		return BadRequest, "metadata"
 	case errors.Is(err, ca.ErrIdentity):

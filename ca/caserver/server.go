@@ -21,6 +21,7 @@ import (
 
 	"github.com/writ-auth/writ/ca"
 	"github.com/writ-auth/writ/ca/attest"
+	"github.com/writ-auth/writ/internal/grpcserve"
 	"github.com/writ-auth/writ/internal/spiffeid"
 )
 
@@ -194,17 +195,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.cfg.Services != nil {
 		s.cfg.Services(server)
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(netutil.LimitListener(l, s.cfg.MaxConnections)) }()
-	select {
-	case err := <-served:
-		server.Stop()
-		return fmt.Errorf("caserver: serve %s: %w", l.Addr(), err)
-	case <-ctx.Done():
+	err := grpcserve.Serve(ctx, server, netutil.LimitListener(l, s.cfg.MaxConnections), grpcserve.Drain{
+		Timeout: s.cfg.DrainTimeout, Begin: s.health.Shutdown, Late: func() {
+			s.cfg.Logger.Warn("calls for certificates were still in flight at the end of the drain timeout", "timeout", s.cfg.DrainTimeout)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("caserver: %w", err)
 	}
-	s.health.Shutdown()
-	s.drain(server)
-	<-served // nil, or the error of a listener that failed while it was closed on purpose
 	return nil
 }
 
@@ -220,24 +218,6 @@ func (s *Server) options() []grpc.ServerOption {
 			Time: 30 * time.Second, Timeout: 10 * time.Second,
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	}
-}
-
-// drain stops accepting, tells clients to go elsewhere, and waits for calls in flight while the timeout lasts.
-func (s *Server) drain(server *grpc.Server) {
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		server.GracefulStop()
-	}()
-	timeout := time.NewTimer(s.cfg.DrainTimeout)
-	defer timeout.Stop()
-	select {
-	case <-drained:
-	case <-timeout.C:
-		s.cfg.Logger.Warn("calls for certificates were still in flight at the end of the drain timeout", "timeout", s.cfg.DrainTimeout)
-		server.Stop()
-		<-drained
 	}
 }
 

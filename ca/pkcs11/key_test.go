@@ -13,37 +13,24 @@ import (
 	"encoding/pem"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/writ-auth/writ/ca/pkcs11"
+	"github.com/writ-auth/writ/internal/testkit"
 )
 
 // token makes a SoftHSM token with one key in it, made here and imported.
 func token(t *testing.T, key any) pkcs11.Config {
 	t.Helper()
-	util, err := exec.LookPath("softhsm2-util")
-	if err != nil {
-		t.Fatalf("this test needs SoftHSM: apt-get install softhsm2: %v", err)
-	}
-	c := pkcs11.Config{Token: "writ", Label: "issuer", PIN: []byte("1234"), Module: os.Getenv("SOFTHSM2_MODULE")}
-	for _, path := range []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so", "/opt/homebrew/lib/softhsm/libsofthsm2.so"} {
-		if _, err := os.Stat(path); c.Module == "" && err == nil {
-			c.Module = path
-		}
-	}
-	if c.Module == "" {
-		t.Fatal("libsofthsm2.so was not found: name it in SOFTHSM2_MODULE")
-	}
 	dir := t.TempDir()
-	conf := filepath.Join(dir, "softhsm2.conf")
-	if err := os.WriteFile(conf, []byte("directories.tokendir = "+dir+"\nobjectstore.backend = file\nlog.level = ERROR\n"), 0o600); err != nil {
+	hsm, err := testkit.NewSoftHSM(t.Context(), dir)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("SOFTHSM2_CONF", conf)
+	t.Setenv("SOFTHSM2_CONF", hsm.Conf)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
@@ -52,15 +39,10 @@ func token(t *testing.T, key any) pkcs11.Config {
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{
-		{"--init-token", "--free", "--label", "writ", "--pin", "1234", "--so-pin", "123456"},
-		{"--import", path, "--token", "writ", "--label", "issuer", "--id", "01", "--pin", "1234"},
-	} {
-		if out, err := exec.CommandContext(t.Context(), util, args...).CombinedOutput(); err != nil {
-			t.Fatalf("softhsm2-util %v: %v\n%s", args, err, out)
-		}
+	if err := hsm.Import(t.Context(), path, "issuer", "01"); err != nil {
+		t.Fatal(err)
 	}
-	return c
+	return pkcs11.Config{Module: hsm.Module, Token: hsm.Token, Label: "issuer", PIN: []byte(hsm.PIN)}
 }
 
 // TestSign: what the device signs verifies with the key that was put in, from many callers at once.

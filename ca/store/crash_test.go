@@ -113,7 +113,7 @@ func takeOne(ctx context.Context, s *store.Store, n int) error {
 	if err := s.PutToken(ctx, token); err != nil {
 		return err
 	}
-	_, err := s.TakeToken(ctx, token.Hash, epoch)
+	_, err := s.TakeToken(ctx, token.Hash, intentOf(n).KeyHash, epoch)
 	return err
 }
 
@@ -269,8 +269,11 @@ func remembers(t *testing.T, s *store.Store, what string, n int, versions map[st
 			return fmt.Errorf("it is %+v", got)
 		}
 	case "taken":
-		if _, err := s.TakeToken(t.Context(), intentOf(n).KeyHash, epoch); !errors.Is(err, ca.ErrNotFound) {
+		if _, err := s.TakeToken(t.Context(), intentOf(n).KeyHash, intentOf(n+1).KeyHash, epoch); !errors.Is(err, ca.ErrNotFound) {
 			return fmt.Errorf("taken again: %w", err)
+		}
+		if _, err := s.TakeToken(t.Context(), intentOf(n).KeyHash, intentOf(n).KeyHash, epoch); err != nil {
+			return fmt.Errorf("forgotten by whom: %w", err)
 		}
 	default: // version<caller>
 		key := "caller " + strings.TrimPrefix(what, "version")

@@ -17,9 +17,10 @@ func (s *Store) FindSQL(ctx context.Context, q ca.Query) (sql string, args []any
 
 // EventsSQL and the others are the SQL of what is asked often.
 const (
-	GrantsSQL  = selectGrants
-	RevokedSQL = selectRevoked
-	StateSQL   = selectState
+	GrantsSQL       = selectGrants
+	PresentTokenSQL = presentToken //nolint:gosec // SQL, no credential
+	RevokedSQL      = selectRevoked
+	StateSQL        = selectState
 )
 
 // ReadRows runs a query on a reading connection and returns each row's last column.

@@ -89,9 +89,9 @@ type (
 		By      string        `json:"by"`
 	}
 	takenBody struct {
-		Hash sum           `json:"hash"`
-		IDs  []spiffeid.ID `json:"ids"`
-		At   time.Time     `json:"at"`
+		tokenBody           // only hash and ids before keys were recorded
+		Key       sum       `json:"key,omitzero"` // it is bound to: SHA-256 of the subject public key info
+		At        time.Time `json:"at"`
 	}
 	revocationBody struct {
 		Serial  *serial     `json:"serial,omitempty"`

@@ -70,6 +70,7 @@ func plans(t *testing.T, s *store.Store, explain func(sql string, args ...any) (
 		try(sql[strings.Index(sql, "WHERE"):], sql, args...)
 	}
 	try("grants", store.GrantsSQL, "x")
+	try("present token", store.PresentTokenSQL, []byte("x"), []byte("y"))
 	try("revoked", store.RevokedSQL, epoch.UnixMicro())
 	try("state", store.StateSQL, "x")
 }

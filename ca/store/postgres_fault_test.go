@@ -173,7 +173,7 @@ func TestConnectionsCut(t *testing.T) {
 	opened(t, s, err)
 	cut := func() {
 		t.Helper()
-		psql(t, server.dsn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'`)
+		psql(t, server.DSN, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut'`)
 	}
 	for n := range 5 { // between two calls
 		must(t, errors.Join(atOnce(4, func(int) error { // several connections

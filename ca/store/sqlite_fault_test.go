@@ -19,6 +19,7 @@ import (
 	"github.com/writ-auth/writ/ca"
 	"github.com/writ-auth/writ/ca/store"
 	"github.com/writ-auth/writ/internal/spiffeid"
+	"github.com/writ-auth/writ/internal/testkit"
 )
 
 // sample makes a closed ledger of 61 records and returns its path.
@@ -245,7 +246,7 @@ func TestDiskFull(t *testing.T) {
 	check()
 	must(t, s.WriterPragma(t.Context(), "max_page_count = 100000"))
 	must(t, s.Begin(t.Context(), intentOf(n)), s.Put(t.Context(), "big", make([]byte, 500_000), 0))
-	if _, err := s.TakeToken(t.Context(), token.Hash, epoch); err != nil {
+	if _, err := s.TakeToken(t.Context(), token.Hash, [32]byte{1}, epoch); err != nil {
 		t.Error(err)
 	}
 	check()
@@ -287,7 +288,7 @@ func TestReadOnly(t *testing.T) {
 	dir, err := os.MkdirTemp("", "writ-store-") //nolint:usetesting // nobody else reaches what is below t.TempDir
 	must(t, err)
 	defer os.RemoveAll(dir)
-	credential, err := unprivileged(dir)
+	credential, err := testkit.Unprivileged(dir)
 	must(t, err, os.Chmod(dir, 0o755))
 	self, err := os.Executable()
 	must(t, err)

@@ -32,7 +32,7 @@ func testNeighbours(t *testing.T, p place) {
 		if s.Finish(t.Context(), outcomeOf(n%10)) == nil {
 			return errors.New("a second outcome: accepted")
 		}
-		if _, err := s.TakeToken(t.Context(), [32]byte{byte(n)}, epoch); !errors.Is(err, ca.ErrNotFound) {
+		if _, err := s.TakeToken(t.Context(), [32]byte{byte(n)}, [32]byte{1}, epoch); !errors.Is(err, ca.ErrNotFound) {
 			return err
 		}
 		return nil
@@ -127,7 +127,7 @@ func everyChange(t *testing.T, s ca.Store, n int) error {
 	expired.Hash[0]++
 	kept.Hash[0]--
 	id := ca.Revocation{ID: idOf("/n/%d", n), At: at(n), Reason: "unspecified"}
-	_, err := s.TakeToken(ctx, used.Hash, epoch)
+	_, err := s.TakeToken(ctx, used.Hash, intentOf(n).KeyHash, epoch)
 	if !errors.Is(err, ca.ErrNotFound) {
 		return err
 	}
@@ -139,10 +139,10 @@ func everyChange(t *testing.T, s ca.Store, n int) error {
 		s.Put(ctx, fmt.Sprintf("key %d", n), []byte("value"), 0),
 		s.Record(ctx, ca.Event{At: at(n), What: "x", Detail: "{}"}),
 	}
-	if _, err := s.TakeToken(ctx, used.Hash, epoch); err != nil {
+	if _, err := s.TakeToken(ctx, used.Hash, intentOf(n).KeyHash, epoch); err != nil {
 		errs = append(errs, err)
 	}
-	if _, err := s.TakeToken(ctx, expired.Hash, at(100)); !errors.Is(err, ca.ErrNotFound) {
+	if _, err := s.TakeToken(ctx, expired.Hash, intentOf(n).KeyHash, at(100)); !errors.Is(err, ca.ErrNotFound) {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

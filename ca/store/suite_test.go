@@ -37,6 +37,8 @@ func suite(t *testing.T, fresh func(t *testing.T) place) {
 		{"FindRefuses", testFindRefuses},
 		{"Tokens", testTokens},
 		{"TokenOnce", testTokenOnce},
+		{"TokenOfAKey", testTokenOfAKey},
+		{"TokenWithoutKey", testTokenWithoutKey},
 		{"TokenRefuses", testTokenRefuses},
 		{"Revocations", testRevocations},
 		{"RevocationRefuses", testRevocationRefuses},
@@ -157,119 +159,6 @@ func testLedgerRefuses(t *testing.T, p place) {
 		}
 	}
 	verify(t, s, 1+7*2)
-}
-
-func testTokens(t *testing.T, p place) {
-	s := p.open(t)
-	a, b, c := idOf("/node/a"), idOf("/node/b"), idOf("/node/c")
-	want := ca.Token{Hash: [32]byte{1}, IDs: []spiffeid.ID{b, a}, Node: "n1", Expires: epoch.Add(time.Hour), Created: epoch, By: "unix:root"}
-	expired := ca.Token{Hash: [32]byte{2}, IDs: []spiffeid.ID{a, c}, Expires: epoch.Add(time.Minute), Created: epoch}
-	other := ca.Token{Hash: [32]byte{3}, IDs: []spiffeid.ID{b, c}, Expires: epoch.Add(time.Hour), Created: epoch}
-	for _, token := range []ca.Token{want, expired, other} {
-		if err := s.PutToken(t.Context(), token); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.PutToken(t.Context(), want); !errors.Is(err, ca.ErrConflict) {
-		t.Errorf("same hash again: %v", err)
-	}
-	grants := func(token ca.Token, want ...spiffeid.ID) {
-		t.Helper()
-		got, err := s.Grants(t.Context(), token.Hash)
-		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("grants of token %d: %v, %v, want %v", token.Hash[0], got, err, want)
-		}
-	}
-	grants(want)
-	got, err := s.TakeToken(t.Context(), want.Hash, epoch.Add(time.Minute))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b spiffeid.ID) bool { return a == b })); d != "" {
-		t.Error(d)
-	}
-	grants(want, a, b)
-	grants(other)
-
-	// Used, expired to the instant, burnt by that, and unknown: one answer.
-	var answers []string
-	for _, take := range []struct {
-		hash byte
-		now  time.Time
-	}{{1, epoch.Add(time.Minute)}, {2, expired.Expires}, {2, epoch}, {9, epoch}} {
-		token, err := s.TakeToken(t.Context(), [32]byte{take.hash}, take.now)
-		if !errors.Is(err, ca.ErrNotFound) || token.IDs != nil || errors.Is(err, ca.ErrUnavailable) {
-			t.Errorf("token %d: %v, %v", take.hash, token, err)
-		}
-		answers = append(answers, err.Error())
-	}
-	if len(slices.Compact(answers)) != 1 {
-		t.Errorf("answers differ: %q", answers)
-	}
-	// All of them were written and synced: the expired one in the journal, the others as a number.
-	if misses, err := s.ReadRows(t.Context(), `SELECT CAST(misses AS TEXT) FROM head`, 1); err != nil || !slices.Equal(misses, []string{"3"}) {
-		t.Errorf("misses %v, %v", misses, err)
-	}
-	grants(want, a, b)
-	grants(expired)
-	if _, err := s.TakeToken(t.Context(), other.Hash, epoch); err != nil {
-		t.Fatal(err)
-	}
-	grants(want, a, b) // two nodes that share an identity do not share the others
-	grants(other, b, c)
-	verify(t, s, 1+3+3)
-}
-
-// testTokenOnce: of many that present a token at once, one gets it.
-func testTokenOnce(t *testing.T, p place) {
-	stores := several(t, p)
-	for round := range 5 {
-		token := ca.Token{Hash: [32]byte{1, byte(round)}, IDs: []spiffeid.ID{idOf("/n/%d", round)}, Expires: epoch.Add(time.Hour), Created: epoch}
-		if err := stores[0].PutToken(t.Context(), token); err != nil {
-			t.Fatal(err)
-		}
-		errs := atOnce(32, func(i int) error {
-			_, err := stores[i%len(stores)].TakeToken(t.Context(), token.Hash, epoch)
-			return err
-		})
-		if got := count(errs, nil); got != 1 {
-			t.Errorf("%d took the token", got)
-		}
-		if got := count(errs, ca.ErrNotFound); got != 31 {
-			t.Errorf("%d were told that there is none: %v", got, errs)
-		}
-	}
-	verify(t, stores[0], 1+5*2)
-}
-
-func testTokenRefuses(t *testing.T, p place) {
-	s := p.open(t)
-	many := make([]spiffeid.ID, 257)
-	for i := range many {
-		many[i] = idOf("/n/%d", i)
-	}
-	for _, test := range []struct {
-		change func(*ca.Token)
-		want   string
-	}{
-		{func(k *ca.Token) { k.Hash = [32]byte{} }, "hash is zero"},
-		{func(k *ca.Token) { k.IDs = nil }, "0 identities"},
-		{func(k *ca.Token) { k.IDs = many }, "257 identities"},
-		{func(k *ca.Token) { k.IDs = []spiffeid.ID{{}} }, "empty or given twice"},
-		{func(k *ca.Token) { k.IDs = append(k.IDs, k.IDs...) }, "empty or given twice"},
-		{func(k *ca.Token) { k.Expires = time.Time{} }, "expiry"},
-		{func(k *ca.Token) { k.Created = time.Time{} }, "creation"},
-		{func(k *ca.Token) { k.Node = "\x00" }, "has a NUL"},
-	} {
-		k := ca.Token{Hash: [32]byte{1}, IDs: []spiffeid.ID{idOf("/n/1")}, Expires: epoch.Add(1), Created: epoch}
-		test.change(&k)
-		if err := s.PutToken(t.Context(), k); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%v, want %q", err, test.want)
-		}
-	}
-	if _, err := s.TakeToken(t.Context(), [32]byte{1}, time.Time{}); err == nil || errors.Is(err, ca.ErrNotFound) {
-		t.Errorf("without a time: %v", err)
-	}
 }
 
 func testRevocations(t *testing.T, p place) {

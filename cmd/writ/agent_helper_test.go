@@ -1,18 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,16 +19,7 @@ import (
 )
 
 // agentProcess is a running writ agent, with its sockets in dir.
-type agentProcess struct {
-	t      *testing.T
-	dir    string
-	cmd    *exec.Cmd
-	exited chan error
-
-	mu          sync.Mutex // guards what the reader of stderr finds
-	log         []string
-	diagnostics string
-}
+type agentProcess struct{ *process }
 
 // startAgent starts writ agent -c agent.yaml in dir.
 func startAgent(t *testing.T, dir string) *agentProcess { return startAgentBinary(t, dir, "") }
@@ -42,117 +27,24 @@ func startAgent(t *testing.T, dir string) *agentProcess { return startAgentBinar
 // startAgentBinary does so with another binary than the test's own, if it is given one.
 func startAgentBinary(t *testing.T, dir, binary string) *agentProcess {
 	t.Helper()
-	p := &agentProcess{t: t, dir: dir, cmd: writ(t, "agent", "-c", filepath.Join(dir, "agent.yaml")), exited: make(chan error, 1)}
+	cmd := writ(t, "agent", "-c", filepath.Join(dir, "agent.yaml"))
 	if binary != "" {
-		p.cmd.Path = binary
+		cmd.Path = binary
 	}
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.read(stderr)
-		p.exited <- p.cmd.Wait()
-	}()
+	p := &agentProcess{start(t, dir, cmd)}
 	p.eventually("running", func() error {
 		if text := p.logged(); !strings.Contains(text, `msg="writ agent runs"`) {
 			return errors.New(text)
 		}
 		return nil
 	})
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		if t.Failed() {
-			t.Logf("log of writ agent:\n%s", p.logged())
-		}
-	})
 	return p
-}
-
-func (p *agentProcess) read(stderr io.Reader) {
-	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		line := lines.Text()
-		p.mu.Lock()
-		p.log = append(p.log, line)
-		if _, rest, ok := strings.Cut(line, "msg=listening for=diagnostics address="); ok {
-			p.diagnostics, _, _ = strings.Cut(rest, " ")
-		}
-		p.mu.Unlock()
-	}
-}
-
-func (p *agentProcess) logged() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(p.log, "\n")
-}
-
-func (p *agentProcess) eventually(what string, f func() error) {
-	p.t.Helper()
-	(&authorityProcess{t: p.t}).eventually(what, f)
-}
-
-// get fetches a page of the diagnostics address.
-func (p *agentProcess) get(path string) (int, string, error) {
-	p.mu.Lock()
-	address := p.diagnostics
-	p.mu.Unlock()
-	if address == "" {
-		return 0, "", errors.New("the agent does not say where its diagnostics are")
-	}
-	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
-	if err != nil {
-		return 0, "", err
-	}
-	response, err := (&http.Client{}).Do(request)
-	if err != nil {
-		return 0, "", err
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	return response.StatusCode, string(body), err
-}
-
-// ready waits for /readyz to say so.
-func (p *agentProcess) ready() {
-	p.t.Helper()
-	p.eventually("ready", func() error {
-		code, body, err := p.get("/readyz")
-		if err == nil && code != http.StatusOK {
-			err = errors.New(body)
-		}
-		return err
-	})
 }
 
 // status asks the admin socket.
 func (p *agentProcess) status() statusReport {
 	p.t.Helper()
-	var r statusReport
-	if err := askAdmin(p.t.Context(), address{"unix", filepath.Join(p.dir, "agent-admin.sock")}, "/status", &r); err != nil {
-		p.t.Fatal(err)
-	}
-	return r
-}
-
-func (p *agentProcess) stop() {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		p.t.Fatal(err)
-	}
-	select {
-	case err := <-p.exited:
-		if err != nil {
-			p.t.Fatalf("writ agent: %v", err)
-		}
-	case <-time.After(20 * time.Second):
-		p.t.Fatal("writ agent does not stop")
-	}
+	return p.admin("agent-admin.sock")
 }
 
 // dial connects to the agent's socket.

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -44,7 +45,7 @@ func TestLocalNode(t *testing.T) {
 	for _, start := range []string{"first", "second"} {
 		p := serve(t, dir)
 		p.ready()
-		local := &agentProcess{t: t, dir: dir}
+		local := &agentProcess{&process{t: t, dir: dir}}
 		secret, err := local.secret("default")
 		if err != nil || firstURI(t, string(secret.GetTlsCertificate().GetCertificateChain().GetInlineBytes())) != paymentID {
 			t.Fatalf("%s start: %v, %v", start, secret, err)
@@ -152,6 +153,15 @@ func TestDistribution(t *testing.T) {
 	if _, err := open(config, "ROOTCA"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("without a certificate: %v", err)
 	}
+	command(t, p.dir, 0, "token", "create", "-c", "writ.yaml", "--id", paymentID, "--out", "unused.token")
+	token, err := os.ReadFile(filepath.Join(p.dir, "unused.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = openFollower(t, p.dial(p.address("ca"), credentials.NewTLS(config)), "ROOTCA", "authorization", "Bearer "+strings.TrimSpace(string(token)))
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("with a join token: %v", err)
+	}
 	config = config.Clone()
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
 	if _, err := open(config, "default"); status.Code(err) != codes.PermissionDenied {
@@ -194,11 +204,11 @@ type follower struct {
 }
 
 // openFollower asks for a secret; the error is that of the first answer.
-func openFollower(t *testing.T, conn *grpc.ClientConn, name string) (*follower, error) {
+func openFollower(t *testing.T, conn *grpc.ClientConn, name string, headers ...string) (*follower, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(ctx)
+	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(metadata.AppendToOutgoingContext(ctx, headers...))
 	if err != nil {
 		return nil, err
 	}

@@ -1,19 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,16 +18,7 @@ import (
 )
 
 // authorityProcess is a running writ serve, with its sockets in dir.
-type authorityProcess struct {
-	t      *testing.T
-	dir    string
-	cmd    *exec.Cmd
-	exited chan error
-
-	mu        sync.Mutex // guards what the reader of stderr finds
-	log       []string
-	addresses map[string]string // by listener name
-}
+type authorityProcess struct{ *process }
 
 const serveConfig = `
 documents: ./policies
@@ -47,118 +32,12 @@ diagnostics: 127.0.0.1:0
 // serve starts writ serve -c writ.yaml in dir and waits until it listens.
 func serve(t *testing.T, dir string) *authorityProcess {
 	t.Helper()
-	p := &authorityProcess{t: t, dir: dir, cmd: writ(t, "serve", "-c", filepath.Join(dir, "writ.yaml")), exited: make(chan error, 1),
-		addresses: map[string]string{}}
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.read(stderr)
-		p.exited <- p.cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		if t.Failed() {
-			t.Logf("log of writ serve:\n%s", p.logged())
-		}
-	})
+	p := &authorityProcess{start(t, dir, writ(t, "serve", "-c", filepath.Join(dir, "writ.yaml")))}
 	p.eventually("live", func() error {
 		_, err := p.get("/livez", http.StatusOK)
 		return err
 	})
 	return p
-}
-
-// read collects the log, and from it where the authority listens.
-func (p *authorityProcess) read(stderr io.Reader) {
-	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		line := lines.Text()
-		p.mu.Lock()
-		p.log = append(p.log, line)
-		if _, rest, ok := strings.Cut(line, "msg=listening for="); ok {
-			name, rest, _ := strings.Cut(rest, " address=")
-			p.addresses[strings.Trim(name, `"`)], _, _ = strings.Cut(rest, " ")
-		}
-		p.mu.Unlock()
-	}
-}
-
-func (p *authorityProcess) logged() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(p.log, "\n")
-}
-
-func (p *authorityProcess) address(name string) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.addresses[name]
-}
-
-// eventually waits until f returns nil.
-func (p *authorityProcess) eventually(what string, f func() error) {
-	p.t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			p.t.Fatalf("never %s: %v", what, err)
-		}
-	}
-}
-
-// get fetches a page of the diagnostics address, which must have the given status.
-func (p *authorityProcess) get(path string, status int) (string, error) {
-	address := p.address("diagnostics")
-	if address == "" {
-		return "", errors.New("the authority does not say where its diagnostics are")
-	}
-	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
-	if err != nil {
-		return "", err
-	}
-	response, err := (&http.Client{}).Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != status {
-		err = fmt.Errorf("%s: %s, want %d: %s", path, response.Status, status, body)
-	}
-	return string(body), err
-}
-
-// ready waits for /readyz to answer 200, or 503 with a reason that holds every one of want.
-func (p *authorityProcess) ready(want ...string) {
-	p.t.Helper()
-	status := http.StatusOK
-	if len(want) > 0 {
-		status = http.StatusServiceUnavailable
-	}
-	p.eventually(fmt.Sprintf("readyz %d with %q", status, want), func() error {
-		body, err := p.get("/readyz", status)
-		for _, w := range want {
-			if err == nil && !strings.Contains(body, w) {
-				err = fmt.Errorf("%q is not in %s", w, body)
-			}
-		}
-		return err
-	})
 }
 
 // metric waits until /metrics holds the given line.
@@ -204,36 +83,10 @@ func ask(ctx context.Context, conn *grpc.ClientConn, r *authv3.CheckRequest) (in
 	return int(response.GetDeniedResponse().GetStatus().GetCode()), nil
 }
 
-// signal sends sig to the authority.
-func (p *authorityProcess) signal(sig syscall.Signal) {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(sig); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// stop ends the authority as a service manager would; it must exit with code 0.
-func (p *authorityProcess) stop() {
-	p.t.Helper()
-	p.signal(syscall.SIGTERM)
-	select {
-	case err := <-p.exited:
-		if err != nil {
-			p.t.Fatalf("writ serve: %v", err)
-		}
-	case <-time.After(20 * time.Second):
-		p.t.Fatal("writ serve does not stop")
-	}
-}
-
 // status asks the admin socket.
 func (p *authorityProcess) status() statusReport {
 	p.t.Helper()
-	var r statusReport
-	if err := askAdmin(p.t.Context(), address{"unix", filepath.Join(p.dir, "admin.sock")}, "/status", &r); err != nil {
-		p.t.Fatal(err)
-	}
-	return r
+	return p.admin("admin.sock")
 }
 
 // reload posts to the admin socket, and returns once the documents have been loaded.

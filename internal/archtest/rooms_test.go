@@ -27,14 +27,15 @@ func rooms() map[string][]string {
 		"ca/pkcs11":   {"ca", durable, spiffeid},
 		"ca/attest":   {"ca", "jwt", durable, spiffeid, unixpeer},
 		"ca/store":    {"ca", durable, spiffeid},
-		"ca/caserver": {"ca", "ca/attest", "jwt", durable, spiffeid, unixpeer},
+		"ca/caserver": {"ca", "ca/attest", "jwt", durable, grpcserve, spiffeid, unixpeer},
 
-		"sds":             {durable, spiffeid, unixpeer},
-		"sds/workloadapi": {"sds", durable, spiffeid, unixpeer},
-		"sds/agent":       {"sds", "sds/workloadapi", durable, spiffeid, unixpeer},
+		"sds":             {durable, grpcserve, spiffeid, unixpeer},
+		"sds/workloadapi": {"sds", durable, grpcserve, spiffeid, unixpeer},
+		"sds/agent":       {"sds", "sds/workloadapi", durable, grpcserve, spiffeid, unixpeer},
 
 		"internal/kube":             {"policy", "ca/attest", "jwt", spiffeid, unixpeer},
 		"internal/durable":          {},
+		"internal/grpcserve":        {},
 		"internal/spiffeid":         {},
 		"internal/unixpeer":         {},
 		"internal/bootstrap":        {"policy"},
@@ -43,6 +44,7 @@ func rooms() map[string][]string {
 		"internal/telemetry":        {"authz", "policy", "jwt"}, // the decision log writes decisions
 		"internal/testkit":          {anything},
 		"internal/testkit/memstore": {anything},
+		"internal/testkit/otherend": {},
 		"internal/archtest":         {},
 
 		"cmd/writ": {anything},
@@ -59,10 +61,11 @@ func rooms() map[string][]string {
 }
 
 const (
-	anything = "*"
-	durable  = "internal/durable"
-	spiffeid = "internal/spiffeid"
-	unixpeer = "internal/unixpeer"
+	anything  = "*"
+	durable   = "internal/durable"
+	grpcserve = "internal/grpcserve"
+	spiffeid  = "internal/spiffeid"
+	unixpeer  = "internal/unixpeer"
 )
 
 // isTestHelper reports whether a package exists for tests and demonstrations only: production never reaches it.

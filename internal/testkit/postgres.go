@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,14 +23,12 @@ type Postgres struct {
 	dir string
 }
 
-// StartPostgres makes a cluster and returns once it answers. The programs are those on PATH: scripts/postgres.sh prints
-// where they are, and installs them. PostgreSQL refuses to run as root, so root runs it as postgres, or as nobody.
-func StartPostgres(ctx context.Context) (*Postgres, error) {
-	initdb, err := exec.LookPath("initdb")
+// StartPostgres makes a cluster and returns once it answers; settings are the server's, as "name=value". The programs are
+// those on PATH or, where Debian keeps them, the newest: scripts/postgres.sh prints where they are, and installs them.
+// PostgreSQL refuses to run as root, so root runs it as postgres, or as nobody.
+func StartPostgres(ctx context.Context, settings ...string) (*Postgres, error) {
+	bin, err := postgresBin()
 	if err != nil {
-		return nil, fmt.Errorf("PostgreSQL's programs are not on PATH: PATH=$(scripts/postgres.sh):$PATH: %w", err)
-	}
-	if initdb, err = filepath.EvalSymlinks(initdb); err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "writ-pg-")
@@ -37,15 +36,15 @@ func StartPostgres(ctx context.Context) (*Postgres, error) {
 		return nil, err
 	}
 	p := &Postgres{dir: dir, DSN: "postgres:///postgres?" + url.Values{"host": {dir}, "user": {"writ"}}.Encode()}
-	if err := p.start(ctx, filepath.Dir(initdb)); err != nil {
+	if err := p.start(ctx, bin, settings); err != nil {
 		p.Stop()
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	return p, nil
 }
 
-func (p *Postgres) start(ctx context.Context, bin string) error {
-	owner, err := unprivileged(p.dir)
+func (p *Postgres) start(ctx context.Context, bin string, settings []string) error {
+	owner, err := Unprivileged(p.dir)
 	if err != nil {
 		return err
 	}
@@ -56,11 +55,15 @@ func (p *Postgres) start(ctx context.Context, bin string) error {
 		cmd.SysProcAttr.Credential = owner
 		return cmd
 	}
-	initdb := as("initdb", "-D", data, "-U", "writ", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	initdb := as("initdb", "-D", data, "-U", "writ", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--data-checksums")
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	server := as("postgres", "-D", data, "-k", p.dir, "-c", "listen_addresses=")
+	args := []string{"-D", data, "-k", p.dir}
+	for _, setting := range append([]string{"listen_addresses="}, settings...) {
+		args = append(args, "-c", setting)
+	}
+	server := as("postgres", args...)
 	if p.Process, err = start("postgres", server, nil); err != nil {
 		return err
 	}
@@ -80,8 +83,27 @@ func (p *Postgres) Stop() {
 	_ = os.RemoveAll(p.dir)
 }
 
-// unprivileged gives a directory to a user that is not root, and returns that user; nil if we are not root ourselves.
-func unprivileged(dir string) (*syscall.Credential, error) {
+// postgresBin finds the directory of the server's programs.
+func postgresBin() (string, error) {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(path), nil
+		}
+	}
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if len(found) == 0 {
+		return "", errors.New("PostgreSQL's initdb is neither on PATH nor in /usr/lib/postgresql/*/bin: these tests need a real server: " +
+			"PATH=$(scripts/postgres.sh):$PATH, or apt-get install postgresql")
+	}
+	version := func(path string) int {
+		n, _ := strconv.Atoi(strings.Split(path, "/")[4])
+		return n
+	}
+	return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return version(a) - version(b) })), nil
+}
+
+// Unprivileged gives a directory to a user that is not root, and returns that user; nil if we are not root ourselves.
+func Unprivileged(dir string) (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
@@ -97,5 +119,5 @@ func unprivileged(dir string) (*syscall.Credential, error) {
 		}
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
-	return nil, errors.New("running as root, and there is neither a user postgres nor nobody to run PostgreSQL as")
+	return nil, errors.New("running as root, and there is neither a user postgres nor nobody to run this as")
 }

@@ -3,65 +3,21 @@
 package unixpeer_test
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/writ-auth/writ/internal/testkit/otherend"
 	"github.com/writ-auth/writ/internal/unixpeer"
 )
 
-// connectTo names the socket that this binary connects to when it is started as the other process.
-const connectTo = "UNIXPEER_TEST_CONNECT"
-
-func TestMain(m *testing.M) {
-	if path := os.Getenv(connectTo); path != "" {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			os.Exit(1)
-		}
-		_, _ = conn.Read(make([]byte, 1)) // until told to end
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-// other starts a process that connects, and returns our end and what ends the process.
-func other(t *testing.T) (conn net.Conn, pid int, end func()) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), program)
-	cmd.Env = append(os.Environ(), connectTo+"="+path)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if conn, err = listener.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn, cmd.Process.Pid, func() {
-		_, _ = conn.Write([]byte{1})
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	}
-}
+func TestMain(m *testing.M) { os.Exit(otherend.Main(m)) }
 
 func TestOf(t *testing.T) {
-	conn, pid, end := other(t)
+	conn, pid, end := otherend.Start(t)
 	p, err := unixpeer.Of(conn)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +52,7 @@ func TestOf(t *testing.T) {
 
 // A process that has ended is nobody, though its connection is still there to be read.
 func TestOfEnded(t *testing.T) {
-	conn, _, end := other(t)
+	conn, _, end := otherend.Start(t)
 	end()
 	if p, err := unixpeer.Of(conn); err == nil {
 		t.Errorf("got %+v", p)
@@ -138,7 +94,7 @@ func BenchmarkCheck(b *testing.B) {
 
 // On older kernels the process is told apart by its start time.
 func TestOfWithoutHandle(t *testing.T) {
-	conn, _, end := other(t)
+	conn, _, end := otherend.Start(t)
 	p, err := unixpeer.Of(conn)
 	if err != nil {
 		t.Fatal(err)
@@ -154,8 +110,7 @@ func TestOfWithoutHandle(t *testing.T) {
 	if err := p.Check(); err == nil || !strings.Contains(err.Error(), "is gone") {
 		t.Errorf("after its end: %v", err)
 	}
-	conn, _, end = other(t)
-	defer end()
+	conn, _, _ = otherend.Start(t)
 	another, err := unixpeer.Of(conn)
 	if err != nil {
 		t.Fatal(err)

@@ -26,12 +26,15 @@ type Agent struct {
 	nudge chan struct{} // of one: something changed that may make a renewal due
 
 	renewed chan struct{} // of one: the agent has a new certificate of its own
+	joining *joining      // whoever runs attempt has it to itself
+
+	olderSince time.Time // since when authorities have offered older bundles only; of the goroutine that follows
 
 	mu        sync.Mutex // guards what follows
 	own       *keeper
 	others    map[spiffeid.ID]*keeper
 	wanted    []spiffeid.ID
-	usedToken string // SHA-256 in hex of the last join token that was sent
+	usedToken string // SHA-256 in hex of the last join token that was answered
 	authority string // that answered last
 	outages   int    // in a row
 	paused    time.Time
@@ -81,6 +84,7 @@ func (a *Agent) load() {
 	a.trust.load()
 	own, used, err := a.state.loadIdentity(a.cfg.TrustDomain, a.cfg.ID)
 	a.usedToken = used
+	a.resumeJoin(used)
 	if err != nil {
 		a.problem(fmt.Errorf("the saved certificate cannot be used, a token is needed: %w", err))
 		return

@@ -67,7 +67,10 @@ func (a *Agent) raiseAlarms(now time.Time) {
 		switch {
 		case level > k.level && k.now != nil:
 			args := []any{"id", k.id, "alarm", level.String(), "not_after", k.now.notAfter(), "left", k.left(now).Round(time.Second),
-				"failures", k.failures, "error", k.err}
+				"failures", k.failures}
+			if k.err != nil {
+				args = append(args, "error", k.err)
+			}
 			if level == lost {
 				args = append(args, "fix", a.remedy())
 			}

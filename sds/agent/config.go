@@ -44,7 +44,7 @@ type Config struct {
 	// was replaced counts again: see [Agent.Run].
 	BundleFile string
 
-	JoinTokenFile string // good for one call; removed after it
+	JoinTokenFile string // good for one key; removed once there is an answer
 	TokenFile     string // a service account token, read for every call that needs it
 
 	// StateDir keeps the agent's own certificate, its key and the newest bundle over a restart; empty keeps nothing.

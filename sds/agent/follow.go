@@ -32,6 +32,10 @@ const (
 	consumersTime  = 30 * time.Second
 	consumersEvery = 250 * time.Millisecond // between looks at what they have
 	consumersNamed = 5                      // at most, of those that are behind
+
+	// replicaTime is how long an authority may offer an older bundle than the one that is in force here: replicas follow
+	// each other within ten seconds. One that goes on is not late, but back in time.
+	replicaTime = time.Minute
 )
 
 // followStatus is how the stream of bundles is doing. The agent's mutex guards it.
@@ -183,7 +187,8 @@ type follower struct {
 	bundle   *sds.Bundle                    // of pending
 	since    time.Time                      // when it came
 	nacked   bool                           // the authority was told that it is not with all
-	look     <-chan time.Time               // when to look again whether it is
+	older    error                          // the authority offers a bundle from before the one in force; nil if it does not
+	look     <-chan time.Time               // when to look again whether all of this is so
 }
 
 // send asks for the bundle, or answers r.
@@ -205,8 +210,14 @@ func (f *follower) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) {
 	if err == nil {
 		changed, err = a.trust.ofDocument(b)
 	}
+	f.older = nil
 	if err != nil {
-		a.log.ErrorContext(ctx, "a bundle is refused, the one before stays in force", "authority", f.address, "error", err)
+		if errors.Is(err, errOlder) {
+			f.older = err
+			a.log.InfoContext(ctx, "this authority has an older bundle than the one in force, which stays", "authority", f.address)
+		} else {
+			a.log.ErrorContext(ctx, "a bundle is refused, the one before stays in force", "authority", f.address, "error", err)
+		}
 		a.followed(func(s *followStatus) { s.err, s.errTime = err, time.Now() })
 		f.nack(r, err.Error())
 		return
@@ -214,6 +225,7 @@ func (f *follower) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) {
 	if changed {
 		a.log.InfoContext(ctx, "bundle", "version", b.Version, "roots", len(b.Roots), "tainted", len(b.Tainted), "crls", len(b.CRLs), "authority", f.address)
 	}
+	a.olderSince = time.Time{}
 	f.came, f.pending, f.bundle, f.since, f.nacked = true, r, b, time.Now(), false
 	a.followed(func(s *followStatus) { s.address, s.connected, s.err = f.address, true, nil })
 	if changed {
@@ -226,6 +238,7 @@ func (f *follower) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) {
 // that was refused is not acknowledged afterwards (identity §4.3), settle then reports that it is time for a new stream.
 func (f *follower) settle() (again bool) {
 	f.look = nil
+	f.complain()
 	if f.pending == nil {
 		return false
 	}
@@ -248,6 +261,23 @@ func (f *follower) settle() (again bool) {
 		f.nack(f.pending, "local consumers do not have the bundle: "+behind)
 	}
 	return false
+}
+
+// complain raises the alarm over an authority that is back in time, once, when it has had time to catch up.
+func (f *follower) complain() {
+	if f.older == nil {
+		return
+	}
+	a, now := f.agent, time.Now()
+	if a.olderSince.IsZero() {
+		a.olderSince = now
+	}
+	if left := a.olderSince.Add(replicaTime).Sub(now); left > 0 {
+		f.look = time.After(left)
+		return
+	}
+	a.log.Error("a bundle is refused, the one before stays in force", "authority", f.address, "error", f.older)
+	f.older = nil
 }
 
 // behind says which local consumers have not acknowledged the bundle, empty if all did. Those that left do not count: they

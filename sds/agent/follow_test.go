@@ -35,15 +35,22 @@ func acked(a *authority) int64 {
 	return -1
 }
 
+// newFollowing is an agent that has all it needs, and the bundle of a version, from an authority that can be stopped.
+func newFollowing(t *testing.T, version int64) (w *world, vault *sds.Vault, a *running, stop func()) {
+	t.Helper()
+	w, vault = newWorld(t), &sds.Vault{}
+	publish(t, vault, version, nil, w.root.cert)
+	stop = w.serve("a.test:8081", vault)
+	a = w.start(nil)
+	a.ready(t)
+	pass(time.Second)
+	return w, vault, a, stop
+}
+
 // TestFollow: new roots, CRLs and keys of tokens arrive within a round trip, and are acknowledged.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, vault := newWorld(t), &sds.Vault{}
-		publish(t, vault, 7, nil, w.root.cert)
-		w.serve("a.test:8081", vault)
-		a := w.start(nil)
-		a.ready(t)
-		pass(time.Second)
+		w, vault, a, _ := newFollowing(t, 7)
 		if b := a.vault.Bundle("td.test"); b.Version != 7 {
 			t.Fatalf("version %d", b.Version)
 		}
@@ -122,12 +129,7 @@ func TestTaint(t *testing.T) {
 // TestTaintWithoutEffect: an authority that goes on issuing under a tainted root is asked once, not in a loop.
 func TestTaintWithoutEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, vault := newWorld(t), &sds.Vault{}
-		publish(t, vault, 1, nil, w.root.cert)
-		w.serve("a.test:8081", vault)
-		a := w.start(nil)
-		a.ready(t)
-		pass(time.Second)
+		w, vault, _, _ := newFollowing(t, 1)
 		before := len(w.seen())
 		publish(t, vault, 2, w.roots, w.root.cert)
 		pass(15 * time.Minute)
@@ -181,13 +183,8 @@ func TestManyAgents(t *testing.T) {
 // TestOlderBundle: a version before the one in force is refused, unless the operator starts over.
 func TestOlderBundle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, vault := newWorld(t), &sds.Vault{}
+		w, _, a, stop := newFollowing(t, 7)
 		second := newRoot(t, "root 2")
-		publish(t, vault, 7, nil, w.root.cert)
-		stop := w.serve("a.test:8081", vault)
-		a := w.start(nil)
-		a.ready(t)
-		pass(time.Second)
 		stop()
 		old := &sds.Vault{} // an authority that was restored from a backup
 		publish(t, old, 6, nil, w.root.cert, second.cert)
@@ -215,15 +212,50 @@ func TestOlderBundle(t *testing.T) {
 	})
 }
 
+// TestLateReplica: a replica that has not caught up is no cause for alarm; one that never does is.
+func TestLateReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, vault, a, stop := newFollowing(t, 7)
+		stop()
+		late := &sds.Vault{}
+		publish(t, late, 6, nil, w.root.cert)
+		w.serve("a.test:8081", late)
+		pass(40 * time.Second)
+		if got := w.logged(); !strings.Contains(got, "older bundle") || strings.Contains(got, "level=ERROR") {
+			t.Error("a replica that is late: want a line of it, and no error")
+		}
+		if s := a.Status().Bundle; !strings.Contains(s.Error, "older") {
+			t.Errorf("status %+v", s)
+		}
+		publish(t, late, 7, nil, w.root.cert)
+		pass(2 * time.Minute)
+		if s := a.Status().Bundle; strings.Contains(w.logged(), "level=ERROR") || s.Error != "" {
+			t.Errorf("it has caught up: status %+v", s)
+		}
+		a.stop()
+		publish(t, vault, 8, nil, w.root.cert)
+		w.serve("a.test:8081", vault)
+		a = w.start(nil)
+		a.ready(t)
+		pass(time.Second)
+		w.serve("b.test:8081", late)
+		a.stop()
+		w.start(func(c *agent.Config) { c.Authorities = []string{"b.test:8081"} })
+		pass(30 * time.Second)
+		if strings.Contains(w.logged(), "level=ERROR") {
+			t.Error("an error before it had time to catch up")
+		}
+		pass(2 * time.Minute)
+		if got := w.logged(); !strings.Contains(strings.Join(strings.Split(got, "level=ERROR")[1:], ""), "restored from a backup") {
+			t.Error("no error tells of the backup")
+		}
+	})
+}
+
 // TestForeignBundle: bundles that cannot be right are refused, and said to be.
 func TestForeignBundle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, vault := newWorld(t), &sds.Vault{}
-		publish(t, vault, 1, nil, w.root.cert)
-		w.serve("a.test:8081", vault)
-		a := w.start(nil)
-		a.ready(t)
-		pass(time.Second)
+		w, vault, a, _ := newFollowing(t, 1)
 		foreign := newRoot(t, "foreign")
 		foreign.cert.RawSubject = nil
 		template := *foreign.cert
@@ -300,12 +332,7 @@ func TestConsumers(t *testing.T) {
 // when the authority is.
 func TestFollowOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, vault := newWorld(t), &sds.Vault{}
-		publish(t, vault, 1, nil, w.root.cert)
-		stop := w.serve("a.test:8081", vault)
-		a := w.start(nil)
-		a.ready(t)
-		pass(time.Second)
+		w, vault, a, stop := newFollowing(t, 1)
 		stop()
 		w.serve("a.test:8081", nil) // one that serves no bundles
 		second := newRoot(t, "root 2")

@@ -50,7 +50,7 @@ func (h *held) certificate() tls.Certificate {
 	return c
 }
 
-// keyPair is a new key with a request to certify it. The request says nothing but the key: what the certificate says is
+// keyPair is a key with a request to certify it. The request says nothing but the key: what the certificate says is
 // decided by who asks.
 type keyPair struct {
 	signer *ecdsa.PrivateKey
@@ -63,6 +63,10 @@ func newKeyPair() (*keyPair, error) {
 	if err != nil {
 		return nil, err
 	}
+	return pairOf(signer)
+}
+
+func pairOf(signer *ecdsa.PrivateKey) (*keyPair, error) {
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(signer)
 	if err != nil {
 		return nil, err

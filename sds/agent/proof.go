@@ -15,7 +15,7 @@ type proof struct {
 	own  *held  // nil for a token
 	// token is sent as a bearer token; empty for a certificate.
 	token string
-	join  bool // the token is good for one call
+	join  bool // the token is good for one key
 }
 
 // proofs lists the ways for the agent's own certificate, in the order in which they are tried. A join token that was not

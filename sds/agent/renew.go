@@ -129,6 +129,9 @@ func (a *Agent) renewOwn(ctx context.Context, now time.Time) error {
 			a.keepOwn(got, p)
 			return nil
 		}
+		if p.join && isRefusal(err) {
+			a.joined()
+		}
 		err = fmt.Errorf("by %s: %w", p.name, err)
 		refusals = append(refusals, err)
 		if !isRefusal(err) {
@@ -188,6 +191,7 @@ func (a *Agent) keepOwn(got *held, p proof) {
 	a.problem(err)
 	if p.join {
 		a.removeToken(p)
+		a.joined()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -219,7 +223,7 @@ func (a *Agent) kept(k *keeper, got *held) {
 	k.now, k.failures, k.err, k.errTime = got, 0, nil, time.Time{}
 	k.due, k.why = got.received.Add(renewalAfter(got.life(), chance())), whyHalfLife
 	a.outages, a.paused = 0, time.Time{}
-	a.log.Info("certificate", "id", k.id, "serial", got.identity.Chain[0].SerialNumber.Text(16), "not_after", got.notAfter(), "renewal", k.due, "authority", a.authority)
+	a.log.Info("certificate", "id", k.id, "serial", fmt.Sprintf("%032x", got.identity.Chain[0].SerialNumber), "not_after", got.notAfter(), "renewal", k.due, "authority", a.authority)
 	if b := a.trust.bundle(); b != nil && !got.verifies(b, now) {
 		if k.forced { // it is the authority's move
 			a.log.Warn("the authority still issues under a root that is about to go", "id", k.id)
@@ -231,9 +235,9 @@ func (a *Agent) kept(k *keeper, got *held) {
 	k.forced = false
 }
 
-// request makes a key, has an authority certify it and checks the answer. The roots that came with it are taken as well.
+// request has an authority certify a key and checks the answer. The roots that came with it are taken as well.
 func (a *Agent) request(ctx context.Context, p proof, asked spiffeid.ID) (*held, error) {
-	pair, err := newKeyPair()
+	pair, err := a.keyFor(p)
 	if err != nil {
 		return nil, err
 	}

@@ -2,12 +2,9 @@ package agent
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +27,7 @@ const (
 	lockFile     = "lock"
 )
 
-// savedIdentity is the agent's own certificate and key: the one file of the state that is secret. A certificate and a key
+// savedIdentity is the agent's own certificate and key: which is secret. A certificate and a key
 // in two files could be of two renewals after a crash.
 type savedIdentity struct {
 	Format   int         `json:"format"`
@@ -38,7 +35,7 @@ type savedIdentity struct {
 	Received time.Time   `json:"received,omitzero"`
 	Chain    string      `json:"chain,omitempty"` // PEM, leaf first, no root
 	Key      string      `json:"key,omitempty"`   // PEM, PKCS #8
-	// UsedToken is the SHA-256 in hex of the last join token that was sent to an authority: it is not sent again.
+	// UsedToken is the SHA-256 in hex of the last join token that an authority answered: it is not sent again.
 	UsedToken string `json:"used_token,omitempty"`
 }
 
@@ -168,17 +165,9 @@ func (saved *savedIdentity) open() (*held, error) {
 	if err != nil {
 		return nil, fmt.Errorf("chain: %w", err)
 	}
-	block, rest := pem.Decode([]byte(saved.Key))
-	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("key: want one PEM block PRIVATE KEY")
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	signer, pkcs8, err := parseKey(saved.Key)
 	if err != nil {
-		return nil, fmt.Errorf("key: %w", err)
-	}
-	signer, ok := key.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("key: a %T", key)
+		return nil, err
 	}
 	if !signer.PublicKey.Equal(chain[0].PublicKey) {
 		return nil, errors.New("the key does not fit the certificate")
@@ -190,7 +179,7 @@ func (saved *savedIdentity) open() (*held, error) {
 	if id != saved.ID {
 		return nil, fmt.Errorf("the certificate is of %s, not of %s", id, saved.ID)
 	}
-	return &held{identity: &sds.Identity{ID: id, Chain: chain, Key: block.Bytes}, signer: signer, received: saved.Received}, nil
+	return &held{identity: &sds.Identity{ID: id, Chain: chain, Key: pkcs8}, signer: signer, received: saved.Received}, nil
 }
 
 // saveIdentity keeps the agent's own certificate, nil for none, and the hash of the join token that is used up.
@@ -201,7 +190,7 @@ func (s *state) saveIdentity(h *held, used string) error {
 	saved := savedIdentity{Format: stateFormat, UsedToken: used}
 	if h != nil {
 		saved.ID, saved.Received, saved.Chain = h.identity.ID, h.received.UTC(), string(writePEM(h.identity.Chain))
-		saved.Key = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: h.identity.Key}))
+		saved.Key = keyPEM(h.identity.Key)
 	}
 	return s.write(identityFile, &saved)
 }

@@ -37,7 +37,7 @@ type Store struct {
 	bySerial map[ca.Serial]int
 	byKey    map[[32]byte][]int
 	tokens   map[[32]byte]ca.Token
-	grants   map[[32]byte][]spiffeid.ID
+	used     map[[32]byte]usedToken
 	revoked  []ca.Revocation
 	state    map[string]document
 	events   []ca.Event
@@ -46,6 +46,12 @@ type Store struct {
 type panics struct{}
 
 func (panics) Errorf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
+// usedToken is a join token with the key that used it.
+type usedToken struct {
+	ca.Token
+	key [32]byte
+}
 
 type document struct {
 	value   []byte
@@ -61,7 +67,7 @@ func New(tb TB) *Store {
 	}
 	return &Store{
 		tb: tb, bySerial: map[ca.Serial]int{}, byKey: map[[32]byte][]int{}, tokens: map[[32]byte]ca.Token{},
-		grants: map[[32]byte][]spiffeid.ID{}, state: map[string]document{},
+		used: map[[32]byte]usedToken{}, state: map[string]document{},
 	}
 }
 
@@ -267,25 +273,39 @@ func (s *Store) PutToken(ctx context.Context, t ca.Token) error {
 	})
 }
 
-// TakeToken deletes a join token and returns it, once.
-func (s *Store) TakeToken(ctx context.Context, hash [32]byte, now time.Time) (t ca.Token, err error) {
+// TakeToken uses a join token for a key, which may take it again until it expires or a certificate of it is revoked.
+func (s *Store) TakeToken(ctx context.Context, hash, key [32]byte, now time.Time) (t ca.Token, err error) {
 	err = s.do(ctx, "TakeToken", func() error {
-		found, ok := s.tokens[hash]
+		found, fresh := s.tokens[hash]
 		delete(s.tokens, hash)
-		if !ok || !now.Before(found.Expires) {
+		if !fresh {
+			last, known := s.used[hash]
+			if !known || last.key != key || key == [32]byte{} || s.revokedKey(key) {
+				return ca.ErrNotFound
+			}
+			found = last.Token
+		}
+		if !now.Before(found.Expires) {
 			return ca.ErrNotFound
 		}
 		t = found
-		s.grants[hash] = t.IDs
+		s.used[hash] = usedToken{found, key}
 		return nil
 	})
 	return t, err
 }
 
+// revokedKey reports whether a certificate of the key was revoked.
+func (s *Store) revokedKey(key [32]byte) bool {
+	return slices.ContainsFunc(s.byKey[key], func(n int) bool {
+		return slices.ContainsFunc(s.revoked, func(r ca.Revocation) bool { return r.Serial == s.entries[n].Serial })
+	})
+}
+
 // Grants lists the identities of a token that was used.
 func (s *Store) Grants(ctx context.Context, hash [32]byte) (ids []spiffeid.ID, err error) {
 	err = s.do(ctx, "Grants", func() error {
-		ids = slices.Clone(s.grants[hash])
+		ids = slices.Clone(s.used[hash].IDs)
 		return nil
 	})
 	return ids, err
@@ -381,12 +401,12 @@ func (s *Store) Snapshot() (restore func()) {
 	for key, list := range s.byKey {
 		old.byKey[key] = slices.Clone(list)
 	}
-	old.bySerial, old.tokens, old.grants, old.state = maps.Clone(s.bySerial), maps.Clone(s.tokens), maps.Clone(s.grants), maps.Clone(s.state)
+	old.bySerial, old.tokens, old.used, old.state = maps.Clone(s.bySerial), maps.Clone(s.tokens), maps.Clone(s.used), maps.Clone(s.state)
 	old.revoked, old.events = slices.Clone(s.revoked), slices.Clone(s.events)
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.entries, s.bySerial, s.byKey, s.tokens, s.grants = old.entries, old.bySerial, old.byKey, old.tokens, old.grants
+		s.entries, s.bySerial, s.byKey, s.tokens, s.used = old.entries, old.bySerial, old.byKey, old.tokens, old.used
 		s.revoked, s.state, s.events = old.revoked, old.state, old.events
 	}
 }

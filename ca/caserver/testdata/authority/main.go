@@ -1,8 +1,6 @@
 // Command authority is a certificate service for tests that need one in a process of its own, with failures on demand.
 // It writes a line of JSON for everything that happens, and reads commands from its standard input:
 //
-//	rotate STEP      take a step of a root rotation, whoever depends on the old state
-//	token ID …       make a join token
 //	fail MODE        answer calls with a failure: unavailable, internal, not_ready, revoked, or none
 //
 // It ends with its standard input.
@@ -34,12 +32,10 @@ import (
 
 // Event is one line of output; one field is set.
 type Event struct {
-	Ready  *Ready                        `json:"ready,omitempty"`
-	Call   *Call                         `json:"call,omitempty"`
-	Rotate *caserver.RotateResponse      `json:"rotate,omitempty"`
-	Token  *caserver.CreateTokenResponse `json:"token,omitempty"`
-	Done   string                        `json:"done,omitempty"`
-	Error  string                        `json:"error,omitempty"`
+	Ready *Ready `json:"ready,omitempty"`
+	Call  *Call  `json:"call,omitempty"`
+	Done  string `json:"done,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 // Ready says where the service is and what to verify it with.
@@ -53,21 +49,15 @@ type Call struct {
 	Outcome string `json:"outcome"`
 	Code    string `json:"code"`
 	Reason  string `json:"reason,omitempty"`
-	Caller  string `json:"caller,omitempty"`
-	Detail  string `json:"detail,omitempty"`
-	ID      string `json:"id,omitempty"`
-	Serial  string `json:"serial,omitempty"`
-	Cluster string `json:"cluster,omitempty"`
 }
 
 type options struct {
-	listen, state, trustDomain, issuer, jwks string
-	ttl                                      time.Duration
+	state, trustDomain, issuer, jwks string
+	ttl                              time.Duration
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.listen, "listen", "127.0.0.1:0", "address")
 	flag.StringVar(&o.state, "state", "", "directory of the ledger; an authority is made if there is none")
 	flag.StringVar(&o.trustDomain, "trust-domain", "td.test", "trust domain")
 	flag.StringVar(&o.issuer, "issuer", "", "issuer of service account tokens")
@@ -101,11 +91,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	admin, err := caserver.NewAdmin(caserver.AdminConfig{Authority: authority, Store: ledger, Server: server})
-	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", o.listen)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -119,7 +105,7 @@ func run(ctx context.Context, o options) error {
 		}
 	})
 	events.print(Event{Ready: &Ready{Address: listener.Addr().String(), Roots: string(authority.Bundle().PEM)}})
-	obey(ctx, admin, fails, events)
+	obey(fails, events)
 	stop()
 	running.Wait()
 	return nil
@@ -154,7 +140,7 @@ func newServer(o options, domain spiffeid.ID, ledger *store.Store, authority *ca
 	if err != nil {
 		return nil, err
 	}
-	attestor, err := attest.New(attest.Config{TrustDomain: domain, Certificates: certificates, OIDC: oidc, JoinTokens: ledger})
+	attestor, err := attest.New(attest.Config{TrustDomain: domain, Certificates: certificates, OIDC: oidc})
 	if err != nil {
 		return nil, err
 	}
@@ -169,46 +155,16 @@ func newServer(o options, domain spiffeid.ID, ledger *store.Store, authority *ca
 }
 
 // obey does what it is told, until there is nobody to tell it.
-func obey(ctx context.Context, admin *caserver.Admin, fails *failing, events *printer) {
+func obey(fails *failing, events *printer) {
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		words := strings.Fields(in.Text())
-		if len(words) < 2 {
-			events.print(Event{Error: fmt.Sprintf("command %q: want rotate, token or fail, and what", in.Text())})
+		name, mode, _ := strings.Cut(strings.TrimSpace(in.Text()), " ")
+		failure, known := failures[mode]
+		if name != "fail" || !known {
+			events.print(Event{Error: fmt.Sprintf("command %q: want fail, and a failure", in.Text())})
 			continue
 		}
-		event, err := command(ctx, admin, fails, words[0], words[1:])
-		if err != nil {
-			event = Event{Error: err.Error()}
-		}
-		events.print(event)
-	}
-}
-
-func command(ctx context.Context, admin *caserver.Admin, fails *failing, name string, args []string) (Event, error) {
-	switch name {
-	case "rotate":
-		r, err := admin.Rotate(ctx, "test", caserver.RotateRequest{Step: ca.Step(args[0]), Override: true, Reason: "test"})
-		return Event{Rotate: &r}, err
-	case "token":
-		var r caserver.CreateTokenRequest
-		for _, text := range args {
-			id, err := spiffeid.Parse(text)
-			if err != nil {
-				return Event{}, err
-			}
-			r.IDs = append(r.IDs, id)
-		}
-		token, err := admin.CreateToken(ctx, "test", r)
-		return Event{Token: &token}, err
-	case "fail":
-		err, known := failures[args[0]]
-		if !known {
-			return Event{}, fmt.Errorf("failure %q is unknown", args[0])
-		}
-		fails.with.Store(&err)
-		return Event{Done: "fail " + args[0]}, nil
-	default:
-		return Event{}, fmt.Errorf("command %q is unknown", name)
+		fails.with.Store(&failure)
+		events.print(Event{Done: "fail " + mode})
 	}
 }
 
@@ -241,12 +197,5 @@ func (p *printer) print(e Event) {
 }
 
 func (p *printer) call(o *caserver.Observation) {
-	c := &Call{Outcome: string(o.Outcome), Code: o.Code().String(), Reason: o.Reason, ID: o.ID.String(), Cluster: o.Cluster}
-	if o.Caller != nil {
-		c.Caller, c.Detail = o.Caller.String(), o.Caller.Detail
-	}
-	if o.Issued != nil {
-		c.Serial = o.Issued.Serial.String()
-	}
-	p.print(Event{Call: c})
+	p.print(Event{Call: &Call{Outcome: string(o.Outcome), Code: o.Code().String(), Reason: o.Reason}})
 }

@@ -1,7 +1,0 @@
-//go:build !linux
-
-package store_test
-
-import "syscall"
-
-func dieWithParent(*syscall.SysProcAttr) {}
