@@ -1,14 +1,29 @@
 package policy
 
-import "slices"
+import (
+	"slices"
 
-// Coverage counts what requests exercise of AuthorizationPolicies: which rules they match, through which value of every
-// list, and what every not… field keeps out and lets pass. It asks the same matchers as [Ruleset.Evaluate], and all of
-// them where that stops at the first. Make one with [NewCoverage]; it is not safe for concurrent use.
+	securityv1beta1 "istio.io/api/security/v1beta1"
+)
+
+// Coverage counts what requests exercise of documents. Of AuthorizationPolicies: which rules they match, through which value
+// of every list, and what every not… field keeps out and lets pass. It asks the same matchers as [Ruleset.Evaluate], and all
+// of them where that stops at the first. Of RequestAuthentications and PeerAuthentications: see [TokenSeen] and [Reached].
+// Make one with [NewCoverage]; it is not safe for concurrent use.
 type Coverage struct {
 	byPlace  map[coveragePlace]*policyCoverage
 	byPolicy map[*Policy]*policyCoverage
+
+	byDocument map[coveragePlace]*authenticationCoverage
+	byToken    map[*securityv1beta1.JWTRule]*tokenCoverage
+	byPeer     map[*peerAuthentication]*authenticationCoverage
+
+	tokensElsewhere bool
 }
+
+// TokensElsewhere leaves RequestAuthentications out of the account of snapshots that are added from then on: somebody else
+// verifies tokens by them.
+func (c *Coverage) TokensElsewhere() { c.tokensElsewhere = true }
 
 // coveragePlace tells documents apart that several snapshots hold.
 type coveragePlace struct {
@@ -18,7 +33,11 @@ type coveragePlace struct {
 
 // NewCoverage makes an empty coverage.
 func NewCoverage() *Coverage {
-	return &Coverage{byPlace: map[coveragePlace]*policyCoverage{}, byPolicy: map[*Policy]*policyCoverage{}}
+	return &Coverage{
+		byPlace: map[coveragePlace]*policyCoverage{}, byPolicy: map[*Policy]*policyCoverage{},
+		byDocument: map[coveragePlace]*authenticationCoverage{}, byToken: map[*securityv1beta1.JWTRule]*tokenCoverage{},
+		byPeer: map[*peerAuthentication]*authenticationCoverage{},
+	}
 }
 
 // policyCoverage is what was seen of one document, which may be compiled in several snapshots.
@@ -50,7 +69,7 @@ type conditionCoverage struct {
 	passed int   // the rule matched, and no not-value was met
 }
 
-// Add takes the policies of a snapshot into the account. One that is there already, by file, line and name, stays as it
+// Add takes the documents of a snapshot into the account. One that is there already, by file, line and name, stays as it
 // is: requests decided by either snapshot count for both.
 func (c *Coverage) Add(s *Snapshot) {
 	for _, ns := range sortedKeys(s.policies) {
@@ -64,6 +83,7 @@ func (c *Coverage) Add(s *Snapshot) {
 			c.byPolicy[p] = seen
 		}
 	}
+	c.addAuthentication(s)
 }
 
 func newPolicyCoverage(s *Snapshot, p *Policy) *policyCoverage {
@@ -94,14 +114,18 @@ func (c clause) uncovered() clauseCoverage {
 
 // Reached says how far the decision on a request went, for [Coverage.Record].
 type Reached struct {
+	MTLS     bool  // PeerAuthentication was asked
 	Custom   bool  // CUSTOM policies were asked
 	Policies bool  // AUDIT, DENY and ALLOW policies were asked
 	DeniedBy *Rule // the CUSTOM or DENY rule that denied it, nil if none did
+	// Tokens is what each token rule for the workload makes of the request, if they were asked.
+	Tokens []TokenSeen
 }
 
 // Record counts one request that was decided for b, with its verified claims. A rule that matches it counts only if its
 // layer was asked: an ALLOW rule does not, where a DENY rule denied the request before it (authorization-policy §4.1).
 func (c *Coverage) Record(b *Bound, r *Request, reached Reached) {
+	c.recordAuthentication(b, r, &reached)
 	for _, p := range b.Rules.policies {
 		pc := c.byPolicy[p]
 		if pc == nil {

@@ -9,14 +9,18 @@ import (
 
 // CoverageReport is a [Coverage] for people and programs. What is to be covered is counted in points: a rule is one, and
 // so are each value of its lists, what each not-value keeps out, and what a field of not-values lets pass; a policy without
-// rules, which matches nothing, is one point for being asked.
+// rules, which matches nothing, is one point for being asked. Of a token rule a good token, a refused one, none, and each place
+// that it names are points; of a mode of PeerAuthentication a caller with an identity, unless it is DISABLE, and one without.
 type CoverageReport struct {
 	Percent  float64          `json:"percent"` // of the points, 100 when there are none
 	Points   Count            `json:"points"`
 	Policies Count            `json:"policies"` // covered: asked, and if it has rules, one matched
 	Rules    Count            `json:"rules"`
-	Branches Count            `json:"branches"` // values, and not-values both ways
+	Branches Count            `json:"branches"` // values, and not-values both ways, and those of Authentication
 	Policy   []PolicyCoverage `json:"policy"`   // in the order of files and lines
+
+	Authentications Count                    `json:"authentications"` // covered: anything of it
+	Authentication  []AuthenticationCoverage `json:"authentication"`  // in the same order
 }
 
 // Count is how many of all are covered.
@@ -71,13 +75,21 @@ const (
 	BranchMatches  BranchKind = "matches"   // the rule matched, and this value was met
 	BranchExcludes BranchKind = "excludes"  // the rule would have matched, but for this not-value
 	BranchLetsPass BranchKind = "lets_pass" // the rule matched, and the not-values let the request pass
+
+	BranchGoodToken    BranchKind = "good_token"    // a token that the token rule takes
+	BranchRefusedToken BranchKind = "refused_token" // a token for which it refuses the request
+	BranchNoToken      BranchKind = "no_token"      // no token
+	BranchTokenPlace   BranchKind = "token_place"   // a token in this place
+
+	BranchPlaintext BranchKind = "plaintext" // a caller without an identity of the mesh
+	BranchMTLS      BranchKind = "mtls"      // one with an identity
 )
 
 // BranchCoverage is one branch of a field.
 type BranchCoverage struct {
-	Field string     `json:"field"` // from[0].source.principals, or when[0] and the key
+	Field string     `json:"field"` // from[0].source.principals, when[0] and the key, jwtRules[0], mtls
 	Kind  BranchKind `json:"kind"`
-	Value string     `json:"value,omitempty"` // after trust-domain aliases; empty for BranchLetsPass
+	Value string     `json:"value,omitempty"` // after trust-domain aliases; or the place of a token; empty for others
 	Hits  int        `json:"hits"`
 	Line  int        `json:"line"`
 }
@@ -92,12 +104,13 @@ func (c *Coverage) Report() *CoverageReport {
 		x, y := a.policy.doc, b.policy.doc
 		return cmp.Or(cmp.Compare(x.File, y.File), cmp.Compare(x.Line, y.Line), cmp.Compare(a.policy.String(), b.policy.String()))
 	})
-	report := &CoverageReport{Policy: []PolicyCoverage{}}
+	report := &CoverageReport{Policy: []PolicyCoverage{}, Authentication: []AuthenticationCoverage{}}
 	for _, pc := range all {
 		one := pc.report()
 		report.add(&one)
 		report.Policy = append(report.Policy, one)
 	}
+	c.reportAuthentication(report)
 	report.Percent = 100
 	if n := report.Points.All; n > 0 {
 		report.Percent = 100 * float64(report.Points.Covered) / float64(n)

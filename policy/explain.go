@@ -2,26 +2,26 @@ package policy
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // Trace is the whole story of one answer: every policy that was looked at, whether it applies, every rule, every
 // condition, what was wanted, what the request had, and how near a miss was. Made by [Snapshot.Explain], for people.
 type Trace struct {
-	Workload Workload      `json:"workload"`
-	Error    string        `json:"error,omitempty"` // why the workload could not be resolved
-	MTLS     *MTLSTrace    `json:"mtls,omitempty"`  // nil where no PeerAuthentication says anything
-	Policies []PolicyTrace `json:"policies"`
+	Workload  Workload        `json:"workload"`
+	Error     string          `json:"error,omitempty"` // why the workload could not be resolved
+	MTLS      *MTLSTrace      `json:"mtls,omitempty"`  // nil where no PeerAuthentication says anything
+	Policies  []PolicyTrace   `json:"policies"`
+	Documents []DocumentTrace `json:"documents,omitempty"` // all others that say something of requests, or seem to
 }
 
 // MTLSTrace is what PeerAuthentication says of the port that a request is for.
 type MTLSTrace struct {
 	Mode    Mode   `json:"mode"`
-	By      string `json:"by"`      // namespace/name of the document
-	Refused bool   `json:"refused"` // the port is STRICT and the caller has no identity
+	By      string `json:"by"`                // namespace/name of the document
+	Refused bool   `json:"refused"`           // the port is STRICT and the caller has no identity
+	Unknown bool   `json:"unknown,omitempty"` // whether it refuses depends on what is not known of the request
 }
 
 // PolicyTrace is one policy of a [Trace].
@@ -34,7 +34,8 @@ type PolicyTrace struct {
 	Line    int         `json:"line"`
 	Scope   Scope       `json:"scope"`
 	Matched bool        `json:"matched"`
-	Rules   []RuleTrace `json:"rules,omitempty"` // only when the policy applies
+	Unknown bool        `json:"unknown,omitempty"` // no rule matches for certain, and one may
+	Rules   []RuleTrace `json:"rules,omitempty"`   // only when the policy applies
 }
 
 // RuleTrace is one rule of an applying policy.
@@ -47,9 +48,11 @@ type RuleTrace struct {
 	To      []ClauseTrace    `json:"to,omitempty"`
 	When    []ConditionTrace `json:"when,omitempty"`
 	// Missing counts the conditions that would have to change for the rule to match, 0 when it does; Met counts those
-	// that the request meets, and Nearness is how near the missing ones came, from 0 to 1. Rules that missed are ranked
-	// by the three, in this order.
+	// that the request meets, and Nearness is how near the missing ones came, from 0 to 1. Unknown counts those that read
+	// what is not known of the request: with Missing 0 the rule may match. Rules that missed are ranked by Missing, Unknown,
+	// Met and Nearness, in this order.
 	Missing  int     `json:"missing"`
+	Unknown  int     `json:"unknown,omitempty"`
 	Met      int     `json:"met"`
 	Nearness float64 `json:"nearness"`
 }
@@ -64,18 +67,28 @@ type ClauseTrace struct {
 type ConditionTrace struct {
 	Field     string   `json:"field"`
 	Matched   bool     `json:"matched"`
+	Unknown   bool     `json:"unknown,omitempty"` // what it reads is not known: neither met nor missed
 	Values    []string `json:"values,omitempty"`
 	NotValues []string `json:"not_values,omitempty"`
 	Got       []string `json:"got"` // what the request had; empty = absent
 	// Hit is the value that matched: of Values when Matched, of NotValues when that is why the condition missed.
 	Hit      string  `json:"hit,omitempty"`
+	Nearest  string  `json:"nearest,omitempty"` // of Values, the one that a miss came nearest to
 	Why      string  `json:"why"`
 	Nearness float64 `json:"nearness"` // of a miss, from 0 (nothing in common) to just under 1
 }
 
 // Explain tells what every policy says of r for workload w. It is slow, allocates, and uses the same matchers as
 // [Ruleset.Evaluate].
-func (s *Snapshot) Explain(w Workload, r *Request) *Trace {
+func (s *Snapshot) Explain(w Workload, r *Request) *Trace { return s.ExplainPartly(w, r, nil) }
+
+// ExplainPartly is Explain for a request of which not everything is known, such as one that a log holds: a condition that
+// reads an attribute which unknown reports is neither met nor missed. A nil unknown reports none.
+func (s *Snapshot) ExplainPartly(w Workload, r *Request, unknown func(Attribute) bool) *Trace {
+	if unknown == nil {
+		unknown = func(Attribute) bool { return false }
+	}
+	in := &inquiry{r, unknown}
 	t := &Trace{Workload: w}
 	b, err := s.Resolve(w)
 	if err != nil {
@@ -83,16 +96,36 @@ func (s *Snapshot) Explain(w Workload, r *Request) *Trace {
 	} else {
 		w = b.Workload
 		t.Workload = w
-		if m := b.MTLS(r.DestPort); m.By != "" {
-			t.MTLS = &MTLSTrace{Mode: m.Mode, By: m.By, Refused: m.Mode == ModeStrict && !r.HasIdentity()}
-		}
+		t.MTLS = in.mtls(b)
 	}
 	for _, ns := range sortedKeys(s.policies) {
 		for _, p := range s.policies[ns] {
-			t.Policies = append(t.Policies, s.explainPolicy(p, &w, r))
+			t.Policies = append(t.Policies, s.explainPolicy(p, &w, in))
 		}
 	}
 	slices.SortStableFunc(t.Policies, func(a, b PolicyTrace) int { return layerOrder(&a) - layerOrder(&b) })
+	t.Documents = s.explainDocuments(&w)
+	return t
+}
+
+// inquiry is a request with what is not known of it.
+type inquiry struct {
+	*Request
+	unknown func(Attribute) bool
+}
+
+// mtls says what PeerAuthentication makes of the request, nil where none says anything.
+func (in *inquiry) mtls(b *Bound) *MTLSTrace {
+	m := b.MTLS(in.DestPort)
+	if m.By == "" {
+		return nil
+	}
+	t := &MTLSTrace{Mode: m.Mode, By: m.By, Refused: m.Mode == ModeStrict && !in.HasIdentity()}
+	port := in.unknown(Attribute{Kind: AttributeDestPort}) &&
+		slices.ContainsFunc(b.MTLSPorts(), func(p PortMTLS) bool { return p.Mode != ModeStrict })
+	if t.Refused && (port || in.unknown(Attribute{Kind: AttributeNames})) {
+		t.Refused, t.Unknown = false, true
+	}
 	return t
 }
 
@@ -108,7 +141,7 @@ func layerOrder(p *PolicyTrace) int {
 	return order
 }
 
-func (s *Snapshot) explainPolicy(p *Policy, w *Workload, r *Request) PolicyTrace {
+func (s *Snapshot) explainPolicy(p *Policy, w *Workload, in *inquiry) PolicyTrace {
 	t := PolicyTrace{
 		Policy: p.String(), Action: p.Action, DryRun: p.DryRun, Broken: p.Broken,
 		File: p.doc.File, Line: p.doc.Line, Scope: s.scope(p, w),
@@ -118,26 +151,33 @@ func (s *Snapshot) explainPolicy(p *Policy, w *Workload, r *Request) PolicyTrace
 	}
 	places := p.doc.Locator()
 	for _, rule := range p.rules {
-		rt := p.explainRule(rule, r)
+		rt := p.explainRule(rule, in)
 		rt.Line, _ = places.Position("spec.rules[" + strconv.Itoa(rule.Index) + "]")
 		t.Matched = t.Matched || rt.Matched
+		t.Unknown = t.Unknown || rt.MayMatch()
 		t.Rules = append(t.Rules, rt)
 	}
+	t.Unknown = t.Unknown && !t.Matched
 	return t
 }
 
 // scope is Policy.scope for any policy, candidate by namespace or not.
 func (s *Snapshot) scope(p *Policy, w *Workload) Scope {
-	if !slices.Contains(w.namespaces(&s.mesh), p.Namespace) {
-		return Scope{false, "it is in namespace " + p.Namespace + ", the workload in " + w.Namespace}
-	}
-	return p.scope(&s.mesh, w)
+	return p.target.anyScope(&s.mesh, w)
 }
 
-func (p *Policy) explainRule(rule *Rule, r *Request) RuleTrace {
+// anyScope is scope for any document, candidate by namespace or not.
+func (t *target) anyScope(mesh *Mesh, w *Workload) Scope {
+	if !slices.Contains(w.namespaces(mesh), t.namespace) {
+		return Scope{false, "it is in namespace " + t.namespace + ", the workload in " + w.Namespace}
+	}
+	return t.scope(mesh, w)
+}
+
+func (p *Policy) explainRule(rule *Rule, in *inquiry) RuleTrace {
 	t := RuleTrace{Index: rule.Index, Nearness: 1}
 	body := rule.http
-	if r.TCP {
+	if in.TCP {
 		body = rule.tcp
 		t.Note = tcpNote(rule)
 	}
@@ -148,16 +188,22 @@ func (p *Policy) explainRule(rule *Rule, r *Request) RuleTrace {
 		t.Missing, t.Nearness = 1, 0
 		return t
 	}
-	t.Matched = body.matches(r)
-	t.From = explainClauses(body.from, r, &t)
-	t.To = explainClauses(body.to, r, &t)
+	t.From = explainClauses(body.from, in, &t)
+	t.To = explainClauses(body.to, in, &t)
 	for i := range body.when {
-		c := explainCondition(&body.when[i], r)
+		c := explainCondition(&body.when[i], in)
 		t.count(c)
 		t.When = append(t.When, c)
 	}
+	t.Matched = body.matches(in.Request)
+	if t.Unknown > 0 {
+		t.Matched = false
+	}
 	return t
 }
+
+// MayMatch reports whether only what is not known of the request says whether the rule matches it.
+func (t *RuleTrace) MayMatch() bool { return t.Missing == 0 && t.Unknown > 0 }
 
 // tcpNote says what TCP traffic does to a rule that needs HTTP (§5).
 func tcpNote(rule *Rule) string {
@@ -171,28 +217,32 @@ func tcpNote(rule *Rule) string {
 }
 
 func (t *RuleTrace) count(c ConditionTrace) {
-	if c.Matched {
+	switch {
+	case c.Unknown:
+		t.Unknown++
+	case c.Matched:
 		t.Met++
-		return
+	default:
+		t.Missing++
+		t.Nearness = min(t.Nearness, c.Nearness)
 	}
-	t.Missing++
-	t.Nearness = min(t.Nearness, c.Nearness)
 }
 
 // CompareNearness orders rules by how near they came to matching, the nearest first.
 func (t *RuleTrace) CompareNearness(other *RuleTrace) int {
-	return cmp.Or(cmp.Compare(t.Missing, other.Missing), cmp.Compare(other.Met, t.Met), cmp.Compare(other.Nearness, t.Nearness))
+	return cmp.Or(cmp.Compare(t.Missing, other.Missing), cmp.Compare(t.Unknown, other.Unknown), cmp.Compare(other.Met, t.Met),
+		cmp.Compare(other.Nearness, t.Nearness))
 }
 
 // explainClauses explains alternatives; when all missed, the one with the fewest misses counts for the rule.
-func explainClauses(clauses []clause, r *Request, t *RuleTrace) []ClauseTrace {
+func explainClauses(clauses []clause, in *inquiry, t *RuleTrace) []ClauseTrace {
 	var out []ClauseTrace
 	best := RuleTrace{Missing: -1}
 	for _, c := range clauses {
 		ct := ClauseTrace{Matched: true, Conditions: []ConditionTrace{}}
 		one := RuleTrace{Nearness: 1}
 		for i := range c {
-			cond := explainCondition(&c[i], r)
+			cond := explainCondition(&c[i], in)
 			ct.Matched = ct.Matched && cond.Matched
 			ct.Conditions = append(ct.Conditions, cond)
 			one.count(cond)
@@ -203,137 +253,10 @@ func explainClauses(clauses []clause, r *Request, t *RuleTrace) []ClauseTrace {
 		out = append(out, ct)
 	}
 	t.Met += best.Met
+	t.Unknown += best.Unknown
 	if best.Missing > 0 {
 		t.Missing += best.Missing
 		t.Nearness = min(t.Nearness, best.Nearness)
 	}
 	return out
-}
-
-func explainCondition(c *condition, r *Request) ConditionTrace {
-	t := ConditionTrace{
-		Field: c.field, Matched: c.matches(r), Got: c.attr.got(r),
-		Values: texts(c.values), NotValues: texts(c.notValues),
-	}
-	if len(c.values) == 0 && !strings.Contains(c.field, ".") { // a field that is used in its negative form only
-		t.Field = notField(c.field)
-	}
-	var hit, forbidden *matcher
-	if len(c.values) > 0 {
-		hit = c.attr.match(c.values, r)
-	}
-	if len(c.notValues) > 0 {
-		forbidden = c.attr.match(c.notValues, r)
-	}
-	switch {
-	case forbidden != nil:
-		t.Hit = forbidden.text
-		t.Why = fmt.Sprintf("%s is excluded by %q", quoteAll(t.Got), forbidden.text)
-	case len(c.values) > 0 && hit == nil && len(t.Got) == 0:
-		t.Why = absence(c.attr)
-	case len(c.values) > 0 && hit == nil:
-		t.Why, t.Nearness = nearestValue(c, t.Got)
-	case hit != nil:
-		t.Hit = hit.text
-		t.Why = fmt.Sprintf("%s matches %q", quoteAll(t.Got), hit.text)
-	case len(t.Got) == 0:
-		t.Why = "nothing to exclude: " + absence(c.attr)
-	default:
-		t.Why = quoteAll(t.Got) + " is not excluded"
-	}
-	return t
-}
-
-func texts(ms []matcher) []string {
-	var out []string
-	for i := range ms {
-		out = append(out, ms[i].text)
-	}
-	return out
-}
-
-func quoteAll(vs []string) string {
-	switch len(vs) {
-	case 0:
-		return "nothing"
-	case 1:
-		return strconv.Quote(vs[0])
-	}
-	return fmt.Sprintf("%q", vs)
-}
-
-// got lists the attribute's values in the request, none when it is absent.
-func (a *attribute) got(r *Request) []string {
-	one := func(v string, present bool) []string {
-		if !present {
-			return []string{}
-		}
-		return []string{v}
-	}
-	switch a.kind {
-	case attrNames:
-		return append([]string{}, r.Names...)
-	case attrSourceIP:
-		return one(r.SourceIP.String(), r.SourceIP.IsValid())
-	case attrRemoteIP:
-		return one(r.RemoteIP.String(), r.RemoteIP.IsValid())
-	case attrDestIP:
-		return one(r.DestIP.String(), r.DestIP.IsValid())
-	case attrDestPort:
-		return one(strconv.Itoa(int(r.DestPort)), r.DestPort != 0)
-	case attrSNI:
-		return one(r.SNI, r.SNI != "")
-	case attrMethod:
-		return one(r.Method, r.HasMethod)
-	case attrPath:
-		return one(r.Path, r.Path != "")
-	case attrHost:
-		return one(r.Host, r.HasHost)
-	case attrHeader:
-		return one(r.Header(a.name))
-	}
-	return a.gotToken(r)
-}
-
-func (a *attribute) gotToken(r *Request) []string {
-	switch {
-	case a.kind == attrRequestPrincipal && r.Claims != nil:
-		return []string{r.Claims.Issuer() + "/" + r.Claims.Subject()}
-	case a.kind == attrClaim && r.Claims != nil:
-		return append([]string{}, r.Claims.Strings(a.path)...)
-	case a.kind == attrMetadata && r.Metadata != nil:
-		out := append([]string{}, r.Metadata.List(a.name, a.path[0])...)
-		if v, ok := r.Metadata.Text(a.name, a.path[0]); ok {
-			out = append(out, v)
-		}
-		return out
-	}
-	return []string{}
-}
-
-// absence says why an attribute has no value, as a user would want to hear it.
-func absence(a attribute) string {
-	switch a.kind {
-	case attrNames:
-		return "the caller has no certificate (plaintext, or TLS without a client certificate)"
-	case attrRequestPrincipal, attrClaim:
-		return "the request has no verified token with that claim"
-	case attrSNI:
-		return "the connection has no SNI"
-	case attrHeader:
-		return "the request has no header " + a.name
-	case attrMetadata:
-		return "the proxy sent no metadata " + a.name + "[" + a.path[0] + "]"
-	case attrSourceIP, attrRemoteIP, attrDestIP:
-		return "the address is not known"
-	case attrPath:
-		return "the request has no path"
-	case attrHost:
-		return "the request has no host"
-	case attrMethod:
-		return "the request has no method"
-	case attrDestPort:
-		return "the port is not known"
-	}
-	return "it is absent"
 }

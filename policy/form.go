@@ -106,12 +106,16 @@ func demands(c clause) []Demand {
 	var out []Demand
 	for i := range c {
 		out = append(out, Demand{
-			Attribute: Attribute{Kind: AttributeKind(c[i].attr.kind), Name: c[i].attr.name, Path: slices.Clone(c[i].attr.path)},
+			Attribute: c[i].attr.public(),
 			Values:    patterns(c[i].values),
 			NotValues: patterns(c[i].notValues),
 		})
 	}
 	return out
+}
+
+func (a *attribute) public() Attribute {
+	return Attribute{Kind: AttributeKind(a.kind), Name: a.name, Path: slices.Clone(a.path)}
 }
 
 func patterns(ms []matcher) []Pattern {

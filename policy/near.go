@@ -8,19 +8,19 @@ import (
 )
 
 // nearestValue finds the value that a request came nearest to, and says in words what was between them.
-func nearestValue(c *condition, got []string) (string, float64) {
-	best, why := -1.0, ""
+func nearestValue(c *condition, got []string) (value, why string, nearness float64) {
+	best := -1.0
 	for _, g := range got {
 		for i := range c.values {
 			m := &c.values[i]
 			score, words := near(c.attr.kind, m, g)
 			if score > best {
-				best = score
+				best, value = score, m.text
 				why = fmt.Sprintf("%q is not %s", g, words)
 			}
 		}
 	}
-	return why, max(best, 0)
+	return value, why, max(best, 0)
 }
 
 // near compares one value of a request with one matcher it misses.

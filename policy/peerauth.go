@@ -60,6 +60,8 @@ type peerModes struct {
 	rest      PortMTLS
 	ports     []PortMTLS // with a mode of their own, by number
 	strictest PortMTLS   // of all of them
+
+	from map[uint16]*peerAuthentication // what By names, by Port; not part of PortMTLS, which is compared across snapshots
 }
 
 func newPeerModes(rest PortMTLS, ports []PortMTLS) *peerModes {

@@ -157,24 +157,29 @@ func (s *Snapshot) mergePeers(apply []*peerAuthentication) *peerModes {
 			levels[level] = p
 		}
 	}
-	merged := PortMTLS{Mode: ModePermissive}
+	merged, from := PortMTLS{Mode: ModePermissive}, map[uint16]*peerAuthentication{}
 	for _, p := range levels {
 		if p != nil && p.mode != ModeUnset {
 			merged = PortMTLS{Mode: p.mode, By: p.name(), Broken: p.broken}
+			from[0] = p
 		}
 	}
 	var ports []PortMTLS
 	if p := levels[2]; p != nil {
 		for port, mode := range p.ports {
 			of := PortMTLS{Port: port, Mode: mode, By: p.name()}
+			from[port] = p
 			if mode == ModeUnset {
 				of.Mode, of.By, of.Broken = merged.Mode, merged.By, merged.Broken
+				from[port] = from[0]
 			}
 			ports = append(ports, of)
 		}
 	}
 	slices.SortFunc(ports, func(a, b PortMTLS) int { return cmp.Compare(a.Port, b.Port) })
-	return newPeerModes(merged, ports)
+	modes := newPeerModes(merged, ports)
+	modes.from = from
+	return modes
 }
 
 // namespaceMTLS is the mode of a namespace as a whole, which is what clients go by when they choose between mTLS and

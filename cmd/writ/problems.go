@@ -16,10 +16,12 @@ const maxExcerpt = 120
 
 // sortProblems orders problems as a reader meets them: by file, then by place.
 func sortProblems(problems []policy.Problem) {
-	slices.SortStableFunc(problems, func(a, b policy.Problem) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
-			cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.Code, b.Code))
-	})
+	slices.SortStableFunc(problems, func(a, b policy.Problem) int { return compareProblems(&a, &b) })
+}
+
+func compareProblems(a, b *policy.Problem) int {
+	return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+		cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.Code, b.Code))
 }
 
 // countProblems counts problems by the word of their severity.
@@ -135,7 +137,10 @@ func writeGitHub(w io.Writer, problems []policy.Problem) error {
 	command := map[policy.Severity]string{policy.SeverityInfo: "notice", policy.SeverityWarning: "warning", policy.SeverityError: "error"}
 	for i := range problems {
 		p := &problems[i]
-		text := p.Object.String() + ": "
+		text := ""
+		if p.Object != (policy.Object{}) {
+			text = p.Object.String() + ": "
+		}
 		if p.Field != "" {
 			text += p.Field + ": "
 		}

@@ -21,6 +21,7 @@ const (
 	codeOneFamily         = "WRIT314"
 	codeHostBits          = "WRIT315"
 	codeDottedClaim       = "WRIT316"
+	codeValueWithin       = "WRIT317"
 	codeAllowAll          = "WRIT320"
 	codeAllowAnyone       = "WRIT321"
 	codeCovered           = "WRIT322"
@@ -28,6 +29,7 @@ const (
 	codeAllowNothing      = "WRIT324"
 	codeDenyAll           = "WRIT325"
 	codeDryRunOff         = "WRIT326"
+	codeUnfinished        = "WRIT327"
 	codeHTTPOnTCP         = "WRIT330"
 	codeMixedLayers       = "WRIT331"
 	codeSelectsNothing    = "WRIT340"
@@ -39,6 +41,9 @@ const (
 	codeProviderExtends   = "WRIT360"
 	codeProvidersDiffer   = "WRIT361"
 	codeProviderNameShape = "WRIT362"
+	codeProviderMissing   = "WRIT363"
+	codeProviderFailsOpen = "WRIT364"
+	codeProviderUnused    = "WRIT365"
 	codeAnyAudience       = "WRIT370"
 	codePlainKeys         = "WRIT371"
 	codeUnusableKey       = "WRIT372"
@@ -58,6 +63,11 @@ const (
 	codePortDropsTLS      = "WRIT395"
 	codeSubsetTLS         = "WRIT396"
 	codeUnverifiedClients = "WRIT397"
+
+	codeIgnoreMalformed = "WRIT400"
+	codeIgnoreExpired   = "WRIT401"
+	codeIgnoreUnused    = "WRIT402"
+	codeIgnoreRefused   = "WRIT403"
 )
 
 // hazards is the table of all codes, in order. It is only read.
@@ -96,6 +106,8 @@ var hazards = []policy.Code{
 		Explanation: "The bits after the prefix length are ignored: the value means the whole network."},
 	{Code: codeDottedClaim, Severity: policy.SeverityInfo, Title: "claim name with a dot",
 		Explanation: "claims[a.b] is one claim named a.b, not b inside a."},
+	{Code: codeValueWithin, Severity: policy.SeverityInfo, Title: "value without effect",
+		Explanation: "Another value of the same list matches all that this one matches."},
 	{Code: codeAllowAll, Severity: policy.SeverityWarning, Title: "ALLOW rule that allows everything",
 		Explanation: "ALLOW rules are alternatives: next to this one every stricter rule is without effect."},
 	{Code: codeAllowAnyone, Severity: policy.SeverityInfo, Title: "ALLOW rule for anybody with a certificate",
@@ -110,6 +122,8 @@ var hazards = []policy.Code{
 		Explanation: "No ALLOW policy can lift a DENY."},
 	{Code: codeDryRunOff, Severity: policy.SeverityInfo, Title: "dry-run annotation that is off",
 		Explanation: "The policy is enforced."},
+	{Code: codeUnfinished, Severity: policy.SeverityInfo, Title: "search for rules without effect not finished",
+		Explanation: "Rules are many and nearly the same; from the rule named on they were not compared."},
 	{Code: codeHTTPOnTCP, Severity: policy.SeverityWarning, Title: "HTTP condition on a TCP port",
 		Explanation: "On TCP an ALLOW rule with an HTTP condition is lost, and a DENY rule loses the condition."},
 	{Code: codeMixedLayers, Severity: policy.SeverityWarning, Title: "HTTP and TCP entries in one ALLOW rule",
@@ -132,6 +146,12 @@ var hazards = []policy.Code{
 		Explanation: "With Istio's default settings no provider is asked and every matching request is denied."},
 	{Code: codeProviderNameShape, Severity: policy.SeverityWarning, Title: "provider name that is not a DNS label",
 		Explanation: "Istio treats such a provider as broken: matching requests are denied."},
+	{Code: codeProviderMissing, Severity: policy.SeverityError, Title: "provider that is not configured",
+		Explanation: "Whatever the policy matches is denied, for nobody can be asked."},
+	{Code: codeProviderFailsOpen, Severity: policy.SeverityWarning, Title: "provider that fails open",
+		Explanation: "While the provider gives no answer, what the policy matches passes unasked to the other policies."},
+	{Code: codeProviderUnused, Severity: policy.SeverityInfo, Title: "provider that no policy names",
+		Explanation: "The provider is configured and never asked."},
 	{Code: codeAnyAudience, Severity: policy.SeverityWarning, Title: "issuer without audiences",
 		Explanation: "Every token of the issuer is taken, also one that was made for another service."},
 	{Code: codePlainKeys, Severity: policy.SeverityWarning, Title: "keys over plain http",
@@ -170,6 +190,14 @@ var hazards = []policy.Code{
 		Explanation: "writ goes by the TLS settings of the host; those of subsets have no meaning here."},
 	{Code: codeUnverifiedClients, Severity: policy.SeverityWarning, Title: "client certificates that are not verified",
 		Explanation: "With insecureSkipVerify the caller chooses the names that policies see."},
+	{Code: codeIgnoreMalformed, Severity: policy.SeverityWarning, Title: "suppression that cannot be read",
+		Explanation: "A suppression is CODE, perhaps at=FIELD and until=DATE, and reason=TEXT, one a line."},
+	{Code: codeIgnoreExpired, Severity: policy.SeverityWarning, Title: "suppression that has expired",
+		Explanation: "The findings are reported again."},
+	{Code: codeIgnoreUnused, Severity: policy.SeverityWarning, Title: "suppression of nothing",
+		Explanation: "The document has no such finding any more."},
+	{Code: codeIgnoreRefused, Severity: policy.SeverityError, Title: "suppression of an error",
+		Explanation: "Errors cannot be suppressed: the document is not enforced as written."},
 }
 
 // Codes lists every code [Lint] can report, in order. Those of decoding and validation are in [policy.Codes].

@@ -2,265 +2,149 @@ package analysis
 
 import (
 	"fmt"
-	"iter"
-	"strconv"
-	"strings"
-
-	securityv1beta1 "istio.io/api/security/v1beta1"
 )
 
 // This file finds rules without effect: all they match is matched by another rule of the same action. The test is field
 // by field and errs on the side of silence; it is a proof, not a search for every redundancy.
 
-// pattern is a value in comparable form. Two values of one attribute with the same pattern match the same.
-type pattern struct {
-	how  byte // one of the constants below
-	text string
+// maxComparisons bounds the search for rules without effect, in comparisons of two values. Real sets stay far below it: a
+// hundred thousand rules that differ in a path need a million. It is a second or two of work.
+const maxComparisons = 200_000_000
+
+// clause is a condition with its values ready to be compared.
+type clause struct {
+	attr        string
+	values, not []operand
 }
 
-const (
-	exactly  = '='
-	prefix   = '>'
-	suffix   = '<'
-	anything = '*'
-)
+// clauses are those of one source, one operation or all of when: all of them must hold.
+type clauses []clause
 
-// patternOf brings a value into comparable form. What cannot be compared but with itself is taken as exact text.
-func (l *linter) patternOf(r *rule, c *condition, v string) pattern {
-	switch c.family {
-	case famPort:
-		if n, err := strconv.ParseUint(v, 10, 16); err == nil {
-			return pattern{exactly, strconv.FormatUint(n, 10)}
-		}
-	case famIP:
-		if p, ok := parsePrefix(v); ok {
-			return pattern{prefix, p.Masked().String()}
-		}
-	case famAccount:
-		if !strings.Contains(v, "/") {
-			v = r.policy.doc.Namespace + "/" + v
-		}
-	case famRequestPrincipal, famDomain:
-		if v == "*" {
-			return pattern{anything, ""}
-		}
-	case famMetadata:
-	case famPath:
-		if isTemplate(v) {
-			return pattern{exactly, v}
-		}
-		return starPattern(v)
-	case famNamespace:
-		if strings.Count(v, "*") > 1 {
-			return pattern{exactly, v}
-		}
-		return starPattern(v)
-	case famHost:
-		return starPattern(strings.ToLower(v))
-	case famPrincipal:
-		v = strings.TrimPrefix(v, "spiffe://")
-		if v != "*" && strings.Count(v, "/") == 4 && (len(l.domains) > 1 || l.mesh.TrustDomain != "cluster.local") {
-			return pattern{exactly, v} // may be rewritten for other trust domains
-		}
-		return starPattern(v)
-	case famString, famHeader:
-		return starPattern(v)
-	}
-	return pattern{exactly, v}
+// matcher is a rule ready to be compared with others. order is its place among all rules.
+type matcher struct {
+	*rule
+	order    int
+	http     bool
+	from, to []clauses
+	when     clauses
 }
 
-func starPattern(v string) pattern {
-	switch {
-	case v == "*":
-		return pattern{anything, ""}
-	case strings.HasPrefix(v, "*"):
-		return pattern{suffix, v[1:]}
-	case strings.HasSuffix(v, "*"):
-		return pattern{prefix, v[:len(v)-1]}
+func (l *linter) matcherOf(r *rule, order int) *matcher {
+	m := &matcher{rule: r, order: order, http: r.http(), when: l.clausesOf(r, r.when)}
+	for _, cs := range r.from {
+		m.from = append(m.from, l.clausesOf(r, cs))
 	}
-	return pattern{exactly, v}
+	for _, cs := range r.to {
+		m.to = append(m.to, l.clausesOf(r, cs))
+	}
+	return m
 }
 
-// wider yields every pattern that matches all that v matches, v itself first. It is the one place that says what covers
-// what: a covers b if a's pattern is among wider(b).
-func (l *linter) wider(r *rule, c *condition, v string) iter.Seq[pattern] {
-	p := l.patternOf(r, c, v)
-	return func(yield func(pattern) bool) {
-		if !yield(p) || c.family == famPort || c.family == famMetadata || c.family == famAccount {
-			return
+func (l *linter) clausesOf(r *rule, cs conditions) clauses {
+	out := make(clauses, len(cs))
+	for i := range cs {
+		c := &cs[i]
+		out[i] = clause{attr: c.attr, values: make([]operand, len(c.values)), not: make([]operand, len(c.notValues))}
+		for j, v := range c.values {
+			out[i].values[j] = l.operandOf(r, c, v)
 		}
-		if c.family == famIP {
-			widerNetworks(v, yield)
-			return
-		}
-		if !yield(pattern{anything, ""}) || c.family == famRequestPrincipal || c.family == famDomain {
-			return
-		}
-		text, opaque := p.text, false
-		switch {
-		case c.family == famPath && isTemplate(v):
-			text = text[:strings.IndexByte(text, '{')]
-			p.how = prefix
-		case c.family == famPrincipal && strings.Count(text, "/") == 4 && (len(l.domains) > 1 || l.mesh.TrustDomain != "cluster.local"):
-			opaque = true
-		case c.family == famNamespace && strings.Contains(text, "*"):
-			opaque = true
-		}
-		if !opaque {
-			widerText(p.how, text, yield)
+		for j, v := range c.notValues {
+			out[i].not[j] = l.operandOf(r, c, v)
 		}
 	}
+	return out
 }
 
-// widerText yields shorter prefixes and suffixes.
-func widerText(how byte, text string, yield func(pattern) bool) {
-	for i := 1; i <= len(text); i++ {
-		if (how == exactly || how == prefix) && !yield(pattern{prefix, text[:i]}) {
-			return
-		}
-		if (how == exactly || how == suffix) && !yield(pattern{suffix, text[len(text)-i:]}) {
-			return
-		}
-	}
-}
-
-func widerNetworks(v string, yield func(pattern) bool) {
-	p, ok := parsePrefix(v)
-	if !ok {
-		return
-	}
-	for bits := p.Bits() - 1; bits >= 0; bits-- {
-		if w, err := p.Addr().Prefix(bits); err == nil && !yield(pattern{prefix, w.String()}) {
-			return
-		}
-	}
-}
-
-// coverer compares rules. Each is asked about in turn; those that may cover it are looked up, not tried one by one.
+// coverer compares rules. comparisons counts down; at zero it has stopped, and answers no.
 type coverer struct {
-	l     *linter
-	filed map[drawer][]*rule
-	order map[*rule]int
+	all         []*matcher
+	comparisons int
 }
 
-// drawer is where rules that could cover one another meet: same kind of policy, and one value of one attribute.
-type drawer struct {
-	action   securityv1beta1.AuthorizationPolicy_Action
-	dryRun   bool
-	provider string
-	attr     string
-	pattern  pattern
-}
-
+// checkCovered reports the rules that another rule makes pointless.
 func checkCovered(l *linter) {
-	c := &coverer{l: l, filed: map[drawer][]*rule{}, order: map[*rule]int{}}
-	for _, p := range l.policies {
-		for i := range p.rules {
-			r := &p.rules[i]
-			c.order[r] = len(c.order)
-			c.file(r)
-		}
-	}
-	for _, p := range l.policies {
-		for i := range p.rules {
-			r := &p.rules[i]
-			if by := c.coveredBy(r); by != nil {
-				l.report(p.doc, codeCovered, r.field, fmt.Sprintf("the rule has no effect: %s matches all that it matches", by), "delete it, or make the other one stricter")
-			}
-		}
-	}
-}
-
-func (r *rule) drawer(attr string, p pattern) drawer {
-	return drawer{r.policy.action, r.policy.dryRun, r.policy.provider, attr, p}
-}
-
-// file puts r where every rule that it covers will look: under each value of a field that all its sources, or all its
-// operations, have; else where everybody looks.
-func (c *coverer) file(r *rule) {
-	for _, options := range [][]conditions{r.to, r.from, {r.when}} {
-		attr := commonAttr(options)
-		if attr == "" {
-			continue
-		}
-		for _, o := range options {
-			cond := o.find(attr)
-			for _, v := range cond.values {
-				d := r.drawer(attr, c.l.patternOf(r, cond, v))
-				c.filed[d] = append(c.filed[d], r)
-			}
-		}
-		return
-	}
-	d := r.drawer("", pattern{})
-	c.filed[d] = append(c.filed[d], r)
-}
-
-// commonAttr is an attribute that every option demands a value of, or "".
-func commonAttr(options []conditions) string {
-	if len(options) == 0 {
-		return ""
-	}
-	for i := range options[0] {
-		attr, all := options[0][i].attr, true
-		for _, o := range options {
-			cond := o.find(attr)
-			all = all && cond != nil && len(cond.values) > 0
-		}
-		if all {
-			return attr
-		}
-	}
-	return ""
-}
-
-// coveredBy returns a rule that makes r pointless, or nil. Of two rules that cover each other the later one is pointless.
-func (c *coverer) coveredBy(r *rule) *rule {
-	found := c.search(r, r.drawer("", pattern{}))
-	r.all(func(cond *condition) {
-		if len(cond.values) == 0 || found != nil {
+	c := newCoverer(l)
+	ix := newCoverIndex(c.all)
+	for _, m := range c.all {
+		if c.comparisons <= 0 {
+			l.report(m.policy.doc, codeUnfinished, m.field,
+				fmt.Sprintf("from this rule on, %d rules were not searched for ones without effect: there are too many that are nearly the same", len(c.all)-m.order),
+				"lint the documents of each namespace alone")
 			return
 		}
-		for p := range c.l.wider(r, cond, cond.values[0]) {
-			if found = c.search(r, r.drawer(cond.attr, p)); found != nil {
-				return
+		if by := c.first(m, ix.candidates(m)); by != nil {
+			l.coveredRule(m.rule, by.rule)
+		}
+	}
+}
+
+func (l *linter) coveredRule(r, by *rule) {
+	var fix []Edit
+	if by.policy == r.policy {
+		fix = []Edit{{Field: r.field, Remove: true}}
+	}
+	l.reportFix(r.policy.doc, codeCovered, r.field, fmt.Sprintf("the rule has no effect: %s matches all that it matches", by),
+		"delete it, or make the other one stricter", fix)
+}
+
+func newCoverer(l *linter) *coverer {
+	c := &coverer{comparisons: l.comparisons}
+	for _, p := range l.policies {
+		for i := range p.rules {
+			c.all = append(c.all, l.matcherOf(&p.rules[i], len(c.all)))
+		}
+	}
+	return c
+}
+
+// first returns the first of the candidates that makes m pointless, nil if none does. Of two rules that cover each other
+// the later one is pointless. Each list of candidates is in order.
+func (c *coverer) first(m *matcher, lists [][]entry) *matcher {
+	var best *matcher
+	for _, list := range lists {
+		for _, e := range list {
+			by := c.all[e.rule]
+			if best != nil && by.order >= best.order {
+				break
+			}
+			if by != m && c.covers(by, m) && (by.order < m.order || !c.covers(m, by)) {
+				best = by
+				break
 			}
 		}
-	})
-	return found
-}
-
-func (c *coverer) search(r *rule, d drawer) *rule {
-	for _, by := range c.filed[d] {
-		if by == r || by.empty() && by.policy.action == actionAllow { // the latter is reported as what it is
-			continue
-		}
-		if c.covers(by, r) && (c.order[by] < c.order[r] || !c.covers(r, by)) {
-			return by
-		}
 	}
-	return nil
+	return best
 }
 
-func (c *coverer) covers(a, b *rule) bool {
-	if !a.policy.scope.covers(b.policy.scope) {
+// mayCover reports whether the rule takes part as one that covers others. An ALLOW rule without conditions does not: it is
+// reported as what it is.
+func (m *matcher) mayCover() bool { return !m.empty() || m.policy.action != actionAllow }
+
+// covers reports whether a matches all that b matches, wherever b applies.
+func (c *coverer) covers(a, b *matcher) bool {
+	c.comparisons--
+	switch {
+	case a.kind() != b.kind() || !a.mayCover():
 		return false
-	}
-	if a.policy.action == actionAllow && a.http() && !b.http() {
+	case !a.policy.scope.covers(b.policy.scope):
+		return false
+	case a.policy.action == actionAllow && a.http && !b.http:
 		return false // on TCP a is lost and b is not
 	}
-	return c.options(a, a.from, b, b.from) && c.options(a, a.to, b, b.to) && c.all(a, a.when, b, b.when)
+	return c.options(a.from, b.from) && c.options(a.to, b.to) && c.every(a.when, b.when)
 }
 
 // options reports whether every option of b is covered by some option of a. No options at all match everything.
-func (c *coverer) options(a *rule, as []conditions, b *rule, bs []conditions) bool {
+func (c *coverer) options(as, bs []clauses) bool {
 	if len(as) == 0 {
 		return true
 	}
-	for _, bo := range bs {
+	for _, b := range bs {
 		covered := false
-		for _, ao := range as {
-			covered = covered || c.all(a, ao, b, bo)
+		for _, a := range as {
+			if covered = c.every(a, b); covered {
+				break
+			}
 		}
 		if !covered {
 			return false
@@ -269,12 +153,14 @@ func (c *coverer) options(a *rule, as []conditions, b *rule, bs []conditions) bo
 	return len(bs) > 0
 }
 
-// all reports whether whatever satisfies bs satisfies each of as.
-func (c *coverer) all(a *rule, as conditions, b *rule, bs conditions) bool {
+// every reports whether whatever satisfies bs satisfies each of as.
+func (c *coverer) every(as, bs clauses) bool {
 	for i := range as {
 		implied := false
 		for j := range bs {
-			implied = implied || as[i].attr == bs[j].attr && c.condition(a, &as[i], b, &bs[j])
+			if implied = as[i].attr == bs[j].attr && c.clause(&as[i], &bs[j]); implied {
+				break
+			}
 		}
 		if !implied {
 			return false
@@ -283,28 +169,25 @@ func (c *coverer) all(a *rule, as conditions, b *rule, bs conditions) bool {
 	return true
 }
 
-func (c *coverer) condition(a *rule, ac *condition, b *rule, bc *condition) bool {
-	if len(ac.values) > 0 && len(bc.values) == 0 {
+// clause reports whether every value of b is within some value of a, and whatever a excludes b excludes too.
+func (c *coverer) clause(a, b *clause) bool {
+	if len(a.values) > 0 && (len(b.values) == 0 || !c.within(b.values, a.values)) {
 		return false
 	}
-	// every value of b is within some value of a, and whatever a excludes b excludes too
-	return (len(ac.values) == 0 || c.within(b, bc, bc.values, a, ac, ac.values)) &&
-		c.within(a, ac, ac.notValues, b, bc, bc.notValues)
+	return c.within(a.not, b.not)
 }
 
 // within reports whether every one of vs is matched whole by one of ws.
-func (c *coverer) within(vr *rule, vc *condition, vs []string, wr *rule, wc *condition, ws []string) bool {
-	for _, v := range vs {
+func (c *coverer) within(vs, ws []operand) bool {
+	for i := range vs {
 		covered := false
-		for p := range c.l.wider(vr, vc, v) {
-			for _, w := range ws {
-				covered = covered || c.l.patternOf(wr, wc, w) == p
-			}
-			if covered {
+		for j := range ws {
+			c.comparisons--
+			if covered = vs[i].within(&ws[j]); covered {
 				break
 			}
 		}
-		if !covered {
+		if !covered || c.comparisons <= 0 {
 			return false
 		}
 	}

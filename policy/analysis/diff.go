@@ -122,6 +122,9 @@ type Report struct {
 type DiffOptions struct {
 	Reasons bool     // other policy with the same decision is a difference
 	Traffic []string // http, tcp; empty is both
+	// RawPaths compares paths that no normalizing proxy sends as well. Without it the server denies them whatever the
+	// documents say, and no difference rests on them.
+	RawPaths bool
 }
 
 // Diff finds the classes of requests that two sets of documents decide differently. It is complete for every workload that
@@ -207,7 +210,7 @@ func (d *differ) compare(g *group) {
 		if len(d.options.Traffic) > 0 && !slices.Contains(d.options.Traffic, traffic) {
 			continue
 		}
-		m := newModel(g.bound[0], g.bound[1], traffic == trafficTCP)
+		m := newModel(g.bound[0], g.bound[1], traffic == trafficTCP, d.options.RawPaths)
 		if m.built {
 			m.compare(d.options.Reasons, func(old, new Outcome, r Request) { d.found(g.workloads, traffic, old, new, r) })
 		}

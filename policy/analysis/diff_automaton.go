@@ -194,7 +194,7 @@ func (a *automaton) tidy(state []int32) []int32 {
 // forever reports whether a node's feature is true whatever follows.
 func (a *automaton) forever(id int32) bool {
 	n := &a.nodes[id]
-	return n.feature != universe && n.loop && n.set == a.any && a.nodes[id+1].end
+	return n.feature != universe && n.loop && n.set == a.any && a.nodes[id+1].end // of refused as well
 }
 
 func (a *automaton) start() []int32 {
@@ -231,6 +231,8 @@ func (a *automaton) accepts(state []int32) (bits bitset, within bool) {
 		case !n.end:
 		case n.feature == universe:
 			within = true
+		case n.feature == refused:
+			return bits, false
 		default:
 			bits.set(int(n.feature))
 		}
@@ -247,9 +249,10 @@ func (a *automaton) run(v string) (bits bitset, within bool) {
 	return a.accepts(state)
 }
 
-// alive reports whether the universe still holds a value that begins like this.
+// alive reports whether there may still be a value that begins like this.
 func (a *automaton) alive(state []int32) bool {
-	return slices.ContainsFunc(state, func(id int32) bool { return a.nodes[id].feature == universe })
+	return slices.ContainsFunc(state, func(id int32) bool { return a.nodes[id].feature == universe }) &&
+		!slices.ContainsFunc(state, func(id int32) bool { return a.nodes[id].feature == refused && a.forever(id) })
 }
 
 // symbols are the bytes that can lead from state to different states: those that patterns name, and one of each kind

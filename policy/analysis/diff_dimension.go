@@ -58,6 +58,7 @@ type dimension struct {
 	byKey     map[string]int
 	cells     []cell
 	gap       string // why cells are missing, "" if none are
+	rawPaths  bool   // of paths: as in [DiffOptions]
 
 	terms  []term          // the distinct patterns of all features
 	termOf [][]int         // those of each feature
@@ -241,6 +242,9 @@ func (d *dimension) textAutomaton() (a *automaton, defaults []string) {
 			a.any = path
 		}
 		a.add(universe, text("/"), anyNumber(path))
+		if !d.rawPaths {
+			d.refusePaths(a, path, raw)
+		}
 		for i, t := range d.terms {
 			p := t.pattern
 			switch {

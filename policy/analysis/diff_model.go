@@ -13,12 +13,13 @@ const maxBoxes = 50_000
 
 // model is everything that can be asked of one workload by one kind of traffic, under the old and the new documents.
 type model struct {
-	tcp     bool
-	dims    []*dimension
-	byKey   map[string]int
-	issuers []string // of the token rules of either side, and one of none
-	sides   [2]*side
-	solver  *solver
+	tcp      bool
+	rawPaths bool // as in [DiffOptions]
+	dims     []*dimension
+	byKey    map[string]int
+	issuers  []string // of the token rules of either side, and one of none
+	sides    [2]*side
+	solver   *solver
 	// impossible are points that stand for no request.
 	impossible []box
 	gaps       []string // why the model is not complete
@@ -44,8 +45,8 @@ type segment struct {
 	boxes   []box
 }
 
-func newModel(old, new *policy.Bound, tcp bool) *model {
-	m := &model{tcp: tcp, byKey: map[string]int{}}
+func newModel(old, new *policy.Bound, tcp, rawPaths bool) *model {
+	m := &model{tcp: tcp, rawPaths: rawPaths, byKey: map[string]int{}}
 	for i, b := range []*policy.Bound{old, new} {
 		m.sides[i] = newSide(b, tcp)
 	}
@@ -57,6 +58,7 @@ func newModel(old, new *policy.Bound, tcp bool) *model {
 			m.gaps = append(m.gaps, d.name()+": "+d.gap)
 		}
 	}
+	m.entangled()
 	m.solver = newSolver(m.dims)
 	m.findImpossible()
 	if m.sides[0].size(tcp)+m.sides[1].size(tcp) > maxBoxes {
@@ -138,7 +140,7 @@ func (m *model) dimension(a policy.Attribute) (int, role) {
 	if !ok {
 		i = len(m.dims)
 		m.byKey[key] = i
-		m.dims = append(m.dims, &dimension{key: key, attribute: a, byKey: map[string]int{}})
+		m.dims = append(m.dims, &dimension{key: key, attribute: a, byKey: map[string]int{}, rawPaths: m.rawPaths})
 	}
 	return i, r
 }

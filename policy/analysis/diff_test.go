@@ -297,6 +297,31 @@ func TestDiffOptions(t *testing.T) {
 	}
 }
 
+// TestDiffOfPathsThatNobodySends: a path that the server refuses whatever the documents say stands for nothing, and where
+// others are alike, one of them is the example.
+func TestDiffOfPathsThatNobodySends(t *testing.T) {
+	t.Parallel()
+	old := `a/p {rules: [{to: [{operation: {paths: [/a]}}]}]}`
+	for pattern, want := range map[string]string{
+		"/b/../c": "", "/b/.": "", "/..": "", "/b/./*": "", `/b\c`: "", "/b%2e": "", "/b%2Ex": "", "/b%41": "", "/b%7e*": "", "/%00": "",
+		"/b%2Fc": "/b%2Fc", "/b%5Cc": "/b%5Cc", "/b%": "/b%", "/b%4": "/b%4", "/b..": "/b..", "/..b": "/..b", "/b.": "/b.", "/...": "/...",
+		"/b/.*": "/b/.x", "*/..x": "/..x", "*.": "/x.", "*..": "/x..", "*/.": "",
+	} {
+		for raw, shown := range map[bool]bool{false: want != "", true: true} {
+			changed := fmt.Sprintf("a/p {rules: [{to: [{operation: {paths: [/a, '%s']}}]}]}", pattern)
+			r, err := analysis.Diff(documents(t, old), documents(t, changed), policy.Mesh{}, analysis.DiffOptions{Traffic: []string{"http"}, RawPaths: raw})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (len(r.Differences) == 1) != shown || len(r.Unknown) > 0 {
+				t.Errorf("%s, raw paths %v: got\n%s", pattern, raw, strings.Join(lines(r), "\n"))
+			} else if !raw && shown && r.Differences[0].Witness.Request.Path != want {
+				t.Errorf("%s: example %s, want %s", pattern, r.Differences[0].Witness.Request.Path, want)
+			}
+		}
+	}
+}
+
 // TestDiffSaysWhatItLeavesOut: a bound that is reached is UNKNOWN, never silence.
 func TestDiffSaysWhatItLeavesOut(t *testing.T) {
 	t.Parallel()
@@ -307,6 +332,10 @@ func TestDiffSaysWhatItLeavesOut(t *testing.T) {
 	for i := range 12 {
 		selecting = append(selecting, fmt.Sprintf(`a/p%d {selector: {matchLabels: {k%d: v}}}`, i, i))
 	}
+	const (
+		cookies = `RequestAuthentication:a/idp {jwtRules: [{issuer: "https://idp", jwks: '{"keys":[]}', fromCookies: [t]}]}`
+		params  = `RequestAuthentication:a/idp {jwtRules: [{issuer: "https://idp", jwks: '{"keys":[]}', fromParams: [t]}]}`
+	)
 	var groups []string
 	for i := range 14 {
 		groups = append(groups, fmt.Sprintf(`a/r%d {rules: [{when: [{key: "request.auth.claims[groups]", values: [g%d]}]}]}`, i, i))
@@ -323,6 +352,26 @@ func TestDiffSaysWhatItLeavesOut(t *testing.T) {
 		},
 		{"selectors", nil, selecting, "its selectors combine in more than 2000 ways"},
 		{"lists", []string{idp}, append([]string{idp}, groups...), "request.auth.claims[groups]: its values differ in more than 4096 ways"},
+		{
+			"remote.ip and its header", nil,
+			[]string{`a/p {rules: [{from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}], when: [{key: "request.headers[X-Forwarded-For]", values: [x]}]}]}`},
+			"its rules look at x-forwarded-for, and at remote.ip, which comes from it",
+		},
+		{
+			"a token and its header", []string{idp},
+			[]string{idp, `a/p {rules: [{when: [{key: "request.headers[authorization]", values: ["Bearer *"]}]}]}`},
+			"its rules look at authorization, and tokens are looked for in it",
+		},
+		{
+			"a token and its cookie", []string{cookies},
+			[]string{cookies, `a/p {rules: [{when: [{key: "request.headers[cookie]", values: ["*"]}]}]}`},
+			"its rules look at cookie, and tokens are looked for in it",
+		},
+		{
+			"a token and its parameter", []string{params},
+			[]string{params, `a/p {rules: [{when: [{key: "request.headers[:path]", values: ["/a?*"]}]}]}`},
+			"its rules look at :path, and tokens are looked for in its query",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

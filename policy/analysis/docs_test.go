@@ -49,7 +49,12 @@ func TestLintPage(t *testing.T) {
 
 // Every hazard has cases, and every code is listed once.
 func TestEveryHazardHasCases(t *testing.T) {
-	tested := map[string]bool{"WRIT322": true, "WRIT300": true} // TestCovered, TestTooManyFindings
+	tested := map[string]bool{
+		"WRIT300": true,                  // TestTooManyFindings
+		"WRIT322": true, "WRIT327": true, // TestCovered, TestSearchThatIsNotFinished
+		"WRIT363": true, "WRIT364": true, "WRIT365": true, // TestConfiguredProviders
+		"WRIT400": true, "WRIT401": true, "WRIT402": true, "WRIT403": true, // TestSuppress
+	}
 	for _, tt := range slices.Concat(hazardCases, tokenCases, mtlsCases) {
 		tested[tt.code] = true
 	}

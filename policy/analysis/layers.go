@@ -107,14 +107,14 @@ func checkAbsence(l *linter, r *rule) {
 		both := append(slices.Clone(source), r.when...)
 		identity, excluded := identityConditions(both)
 		token, notToken := tokenConditions(both)
-		if identity != nil && l.certainly(r.policy.scope, modeDisable) {
+		if identity != nil && l.certainly(r.policy, modeDisable) {
 			l.report(r.policy.doc, codeIdentityDisabled, identity.field,
 				"mTLS is disabled for "+r.policy.scope.whom()+" (PeerAuthentication DISABLE): no caller has an identity there, so this never matches",
 				"make the mode PERMISSIVE or STRICT, or tell callers apart by something else")
 		}
 		switch r.policy.action {
 		case actionAllow:
-			if identity == nil && token == nil && excluded != nil && !l.certainly(r.policy.scope, modeStrict) {
+			if identity == nil && token == nil && excluded != nil && !l.certainly(r.policy, modeStrict) {
 				l.report(r.policy.doc, codeAllowPlaintext, excluded.notField,
 					"a caller without a certificate passes too: it has no identity that could be excluded",
 					`require one as well, with principals: ["*"], or require mTLS (PeerAuthentication STRICT)`)
@@ -125,7 +125,7 @@ func checkAbsence(l *linter, r *rule) {
 					`require a token as well, with requestPrincipals: ["*"]`)
 			}
 		case actionDeny:
-			if identity != nil && !l.certainly(r.policy.scope, modeStrict) && !l.certainly(r.policy.scope, modeDisable) {
+			if identity != nil && !l.certainly(r.policy, modeStrict) && !l.certainly(r.policy, modeDisable) {
 				l.report(r.policy.doc, codeDenyPlaintext, identity.field,
 					"a caller without a certificate is not denied: it has no identity that could match",
 					"require mTLS (PeerAuthentication STRICT), or allow known callers instead")

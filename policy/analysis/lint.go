@@ -19,11 +19,32 @@ const (
 	actionCustom = securityv1beta1.AuthorizationPolicy_CUSTOM
 )
 
+// Finding is a problem with what mends it, if something does without changing any answer.
+type Finding struct {
+	policy.Problem
+	Fix []Edit
+}
+
 // Lint returns the hazards of a set of documents: warnings and infos, never errors, in the order of the documents.
 // Findings about workloads, targets and PeerAuthentication depend on what else is in the set.
 // Broken documents are passed over.
 func Lint(docs []*policy.Document, mesh policy.Mesh) []policy.Problem {
+	var out []policy.Problem
+	for _, f := range Inspect(docs, mesh, nil) {
+		out = append(out, f.Problem)
+	}
+	return out
+}
+
+// Inspect is [Lint] with fixes, and with findings about the providers that are configured. Without providers (nil) nothing
+// is known of them; with them, a policy whose provider is missing is an error. Those about the configuration come last.
+func Inspect(docs []*policy.Document, mesh policy.Mesh, providers *Providers) []Finding {
+	return inspect(docs, mesh, providers, maxComparisons)
+}
+
+func inspect(docs []*policy.Document, mesh policy.Mesh, providers *Providers, comparisons int) []Finding {
 	l := newLinter(docs, mesh)
+	l.comparisons = comparisons
 	for _, p := range l.policies {
 		checkPolicy(l, p)
 		checkScope(l, p)
@@ -55,7 +76,8 @@ func Lint(docs []*policy.Document, mesh policy.Mesh) []policy.Problem {
 	checkSelectors(l)
 	checkCovered(l)
 	checkProviders(l)
-	return l.sorted()
+	unused := checkConfigured(l, providers)
+	return append(l.sorted(), unused...)
 }
 
 // linter is one run of Lint: what it knows of the set, and what it found.
@@ -69,8 +91,10 @@ type linter struct {
 	tokens    []tokenView            // the RequestAuthentications
 	issuers   []string               // of their rules
 
+	comparisons int // how many the search for rules without effect may take
+
 	docs     []*policy.Document
-	problems map[*policy.Document][]policy.Problem
+	findings map[*policy.Document][]Finding
 	dropped  map[*policy.Document]int // findings beyond maxFindings
 	places   map[*policy.Document]*policy.Locator
 }
@@ -90,7 +114,7 @@ func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
 		domains:  append([]string{mesh.TrustDomain}, mesh.TrustDomainAliases...),
 		objects:  make(map[policy.Object]bool, len(docs)),
 		docs:     docs,
-		problems: make(map[*policy.Document][]policy.Problem),
+		findings: make(map[*policy.Document][]Finding),
 		dropped:  make(map[*policy.Document]int),
 		places:   make(map[*policy.Document]*policy.Locator),
 	}
@@ -118,14 +142,19 @@ func newLinter(docs []*policy.Document, mesh policy.Mesh) *linter {
 
 // report adds a finding about one field of one document.
 func (l *linter) report(doc *policy.Document, code, field, message, hint string) {
-	if len(l.problems[doc]) >= maxFindings {
+	l.reportFix(doc, code, field, message, hint, nil)
+}
+
+// reportFix is report with what mends it.
+func (l *linter) reportFix(doc *policy.Document, code, field, message, hint string, fix []Edit) {
+	if len(l.findings[doc]) >= maxFindings {
 		l.dropped[doc]++
 		return
 	}
-	l.add(doc, code, field, message, hint)
+	l.add(doc, code, field, message, hint, fix)
 }
 
-func (l *linter) add(doc *policy.Document, code, field, message, hint string) {
+func (l *linter) add(doc *policy.Document, code, field, message, hint string, fix []Edit) {
 	p := policy.Problem{
 		Code: code, Severity: severityOf(code), Object: doc.Object, File: doc.File, Field: field, Message: message, Hint: hint,
 	}
@@ -133,20 +162,20 @@ func (l *linter) add(doc *policy.Document, code, field, message, hint string) {
 		l.places[doc] = doc.Locator()
 	}
 	p.Line, p.Column = l.places[doc].Position(field)
-	l.problems[doc] = append(l.problems[doc], p)
+	l.findings[doc] = append(l.findings[doc], Finding{p, fix})
 }
 
 // sorted is all findings by document, line and column.
-func (l *linter) sorted() []policy.Problem {
-	var out []policy.Problem
+func (l *linter) sorted() []Finding {
+	var out []Finding
 	for _, doc := range l.docs {
 		if n := l.dropped[doc]; n > 0 {
-			l.add(doc, codeTooMany, "", fmt.Sprintf("%d more findings of this document are not listed", n), "mend the listed ones and look again")
+			l.add(doc, codeTooMany, "", fmt.Sprintf("%d more findings of this document are not listed", n), "mend the listed ones and look again", nil)
 		}
-		slices.SortStableFunc(l.problems[doc], func(a, b policy.Problem) int {
+		slices.SortStableFunc(l.findings[doc], func(a, b Finding) int {
 			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), strings.Compare(a.Code, b.Code))
 		})
-		out = append(out, l.problems[doc]...)
+		out = append(out, l.findings[doc]...)
 	}
 	return out
 }

@@ -102,6 +102,9 @@ type view struct {
 	provider string
 	scope    scope
 	rules    []rule
+
+	issuers *issuers      // as far as they were asked for
+	modes   map[mode]bool // whether a mode is certain, for those that were asked about
 }
 
 type sourceField struct {

@@ -103,8 +103,21 @@ func unexposedPorts(l *linter, v *peerView) {
 	}
 }
 
-// certainly reports whether every workload of a scope has the mode on every port.
-func (l *linter) certainly(s scope, want mode) bool {
+// certainly reports whether every workload of a policy has the mode on every port. It is asked for every source of the
+// policy, and looks once.
+func (l *linter) certainly(p *view, want mode) bool {
+	is, asked := p.modes[want]
+	if !asked {
+		is = l.certainlyEverywhere(p.scope, want)
+		if p.modes == nil {
+			p.modes = map[mode]bool{}
+		}
+		p.modes[want] = is
+	}
+	return is
+}
+
+func (l *linter) certainlyEverywhere(s scope, want mode) bool {
 	if len(s.refs) > 0 { // gateways and waypoints are not governed by PeerAuthentication
 		return false
 	}
@@ -113,6 +126,8 @@ func (l *linter) certainly(s scope, want mode) bool {
 		for i := range l.peers {
 			namespaces = append(namespaces, l.peers[i].scope.namespace)
 		}
+		slices.Sort(namespaces)
+		namespaces = slices.Compact(namespaces)
 	}
 	return !slices.ContainsFunc(namespaces, func(ns string) bool { return !l.certainlyIn(scope{namespace: ns, labels: s.labels}, want) })
 }

@@ -11,8 +11,9 @@ import (
 // checkPolicy reports what is odd about a policy as a whole.
 func checkPolicy(l *linter, p *view) {
 	if value, ok := p.doc.Annotations[policy.DryRunAnnotation]; ok && !p.dryRun {
-		l.report(p.doc, codeDryRunOff, "metadata.annotations["+policy.DryRunAnnotation+"]",
-			fmt.Sprintf("%s is %q: the policy is enforced", policy.DryRunAnnotation, value), "remove the annotation")
+		field := "metadata.annotations[" + policy.DryRunAnnotation + "]"
+		l.reportFix(p.doc, codeDryRunOff, field, fmt.Sprintf("%s is %q: the policy is enforced", policy.DryRunAnnotation, value),
+			"remove the annotation", []Edit{{Field: field, Remove: true, Old: value}})
 	}
 	if p.action == actionAllow && len(p.rules) == 0 {
 		l.report(p.doc, codeAllowNothing, "spec", "the policy has no rules: it denies everything to "+p.scope.whom()+

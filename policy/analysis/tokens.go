@@ -236,20 +236,33 @@ func (s scope) reaches(w registered) bool {
 	return len(s.refs) == 0 && (s.root || s.namespace == w.namespace) && within(s.labels, w.labels)
 }
 
-// issuersFor lists the issuers whose tokens some workload of the scope takes; all is set if a rule takes any issuer's.
-func (l *linter) issuersFor(s scope) (issuers []string, all bool) {
+// issuers are those whose tokens some workload of a policy takes.
+type issuers struct {
+	list  []string
+	known map[string]bool
+	all   bool // a rule takes any issuer's
+}
+
+// issuersFor lists the issuers whose tokens some workload of the policy takes. It is asked for every value of the policy,
+// and looks once.
+func (l *linter) issuersFor(p *view) *issuers {
+	if p.issuers != nil {
+		return p.issuers
+	}
+	p.issuers = &issuers{known: map[string]bool{}}
 	for i := range l.tokens {
-		if !mayMeet(s, l.tokens[i].scope) {
+		if !mayMeet(p.scope, l.tokens[i].scope) {
 			continue
 		}
 		for _, r := range l.tokens[i].rules {
-			all = all || r.GetIssuer() == ""
-			if !slices.Contains(issuers, r.GetIssuer()) {
-				issuers = append(issuers, r.GetIssuer())
+			p.issuers.all = p.issuers.all || r.GetIssuer() == ""
+			if !p.issuers.known[r.GetIssuer()] {
+				p.issuers.known[r.GetIssuer()] = true
+				p.issuers.list = append(p.issuers.list, r.GetIssuer())
 			}
 		}
 	}
-	return issuers, all
+	return p.issuers
 }
 
 // namedIssuer is the issuer that a value asks for exactly, and the value for another issuer in its place.
@@ -273,15 +286,15 @@ func issuerSlash(l *linter, r *rule, c *condition, v string) (message, hint stri
 	if issuer == "" {
 		return "", ""
 	}
-	issuers, all := l.issuersFor(r.policy.scope)
-	if all || slices.Contains(issuers, issuer) {
+	issuers := l.issuersFor(r.policy)
+	if issuers.all || issuers.known[issuer] {
 		return "", ""
 	}
 	other := issuer + "/"
-	if !slices.Contains(issuers, other) {
+	if !issuers.known[other] {
 		other = strings.TrimSuffix(issuer, "/")
 	}
-	if !slices.Contains(issuers, other) {
+	if !issuers.known[other] {
 		return "", ""
 	}
 	return fmt.Sprintf("%q asks for the issuer %q; the rule for tokens has %q", v, issuer, other), fmt.Sprintf("write %q", with(other))
@@ -293,8 +306,8 @@ func unknownIssuer(l *linter, r *rule, c *condition, v string) (message, hint st
 	if issuer == "" {
 		return "", ""
 	}
-	issuers, all := l.issuersFor(r.policy.scope)
-	if all || len(issuers) == 0 || slices.Contains(issuers, issuer) {
+	issuers := l.issuersFor(r.policy)
+	if issuers.all || len(issuers.list) == 0 || issuers.known[issuer] {
 		return "", ""
 	}
 	for _, other := range []func(*linter, *rule, *condition, string) (string, string){issuerSlash, requestPrincipal} {
@@ -302,6 +315,6 @@ func unknownIssuer(l *linter, r *rule, c *condition, v string) (message, hint st
 			return "", ""
 		}
 	}
-	return fmt.Sprintf("no rule for the tokens of these workloads has the issuer %q; they have %s", issuer, quoted(issuers)),
+	return fmt.Sprintf("no rule for the tokens of these workloads has the issuer %q; they have %s", issuer, quoted(issuers.list)),
 		"write the issuer as the RequestAuthentication has it, or add a rule for it"
 }

@@ -14,6 +14,15 @@ type valueCheck struct {
 	check func(l *linter, r *rule, c *condition, v string) (message, hint string)
 }
 
+// fix is what mends a value without changing what it matches.
+func (vc *valueCheck) fix(field, v string) []Edit {
+	p, err := netip.ParsePrefix(v)
+	if vc.code != codeHostBits || err != nil {
+		return nil
+	}
+	return []Edit{{Field: field, Old: v, New: p.Masked().String()}}
+}
+
 // valueChecks is only read.
 var valueChecks = []valueCheck{
 	{codeLiteralStar, literalStar},
@@ -42,10 +51,11 @@ func checkCondition(l *linter, r *rule, c *condition) {
 			field := list.field + "[" + strconv.Itoa(i) + "]"
 			for _, vc := range valueChecks {
 				if message, hint := vc.check(l, r, c, v); message != "" {
-					l.report(r.policy.doc, vc.code, field, message, hint)
+					l.reportFix(r.policy.doc, vc.code, field, message, hint, vc.fix(field, v))
 				}
 			}
 		}
+		withoutEffect(l, r, c, list.values, list.field)
 		if c.family == famIP {
 			oneFamily(l, r, list.values, list.field)
 		}
