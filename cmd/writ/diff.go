@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-auth/writ/authz/extauthz"
 	"github.com/writ-auth/writ/policy"
 	"github.com/writ-auth/writ/policy/analysis"
 )
@@ -54,15 +56,15 @@ func (c *cli) diff() *cobra.Command {
 	}
 	d := &diffFlags{out: addOutput(cmd)}
 	f := cmd.Flags()
-	f.StringVarP(&d.config, "config", "c", "", "configuration `file` to take the trust domain and root namespace from")
+	f.StringVarP(&d.config, "config", "c", "", "configuration `file` to take the trust domain, the root namespace and how requests are read from")
 	f.StringVar(&d.failOn, "fail-on", "any", "exit 2 on these `differences`: any, widen, narrow or never")
 	f.StringVar(&d.traffic, "traffic", "all", "compare this `traffic`: http, tcp or all")
 	f.BoolVar(&d.reasons, "reasons", false, "list requests with the same decision by another policy as well")
 	f.BoolVar(&d.curl, "emit-curl", false, "show each example as a curl command")
 	f.StringVar(&d.test, "emit-test", "", "write the examples to this `file`, as tests of the new documents for writ test")
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		d.paths = [2]string(args)
-		return c.runDiff(d)
+		return c.runDiff(cmd.Context(), d)
 	}
 	return cmd
 }
@@ -89,34 +91,42 @@ func (d *diffFlags) check() error {
 	return onceStdin(d.paths[:]...)
 }
 
-func (c *cli) runDiff(d *diffFlags) error {
+func (c *cli) runDiff(ctx context.Context, d *diffFlags) error {
 	if err := d.check(); err != nil {
 		return err
 	}
-	mesh, err := c.meshOf(d.config)
+	cfg, err := c.diffConfig(d.config)
 	if err != nil {
 		return err
 	}
 	var docs [2][]*policy.Document
 	for i, path := range d.paths {
-		if docs[i], _, err = c.validDocuments([]string{path}, mesh); err != nil {
+		if docs[i], _, err = c.validDocuments([]string{path}, cfg.mesh()); err != nil {
 			return err
 		}
 	}
-	options := analysis.DiffOptions{Reasons: d.reasons}
+	options := analysis.DiffOptions{Reasons: d.reasons, RawPaths: extauthz.PathMode(cfg.Authz.Paths) == extauthz.PathsNone}
 	if d.traffic != "all" {
 		options.Traffic = []string{d.traffic}
 	}
-	found, err := analysis.Diff(docs[0], docs[1], mesh, options)
+	found, err := analysis.Diff(docs[0], docs[1], cfg.mesh(), options)
 	if err != nil {
 		return err
 	}
-	report := newDiffReport(found, d.curl)
+	server, err := newDiffServer(docs, cfg.mesh(), cfg.Authz)
+	if err != nil {
+		return err
+	}
+	tests, err := server.confirm(ctx, found)
+	if err != nil {
+		return err
+	}
 	if d.test != "" {
-		if err := writeDiffTests(c.err, d.test, d.paths[1], docs[1], found); err != nil {
+		if err := writeDiffTests(c.err, d.test, d.paths[1], tests); err != nil {
 			return fmt.Errorf("--emit-test: %w", err)
 		}
 	}
+	report := newDiffReport(found, d.curl, server.hops)
 	if d.out.value != "text" {
 		err = d.out.encode(c.out, report)
 	} else {
@@ -129,12 +139,29 @@ func (c *cli) runDiff(d *diffFlags) error {
 	return report.exit(d.failOn)
 }
 
-func newDiffReport(found *analysis.Report, curl bool) *diffReport {
+// diffConfig is the configuration of a file, or the default one, with what it says of decisions.
+func (c *cli) diffConfig(file string) (*config, error) {
+	cfg := defaultConfig()
+	if file != "" {
+		loaded, err := c.loadConfig(file, nil)
+		if err != nil {
+			return nil, err
+		}
+		cfg = loaded
+	}
+	if cfg.Authz == nil {
+		cfg.Authz = &authzConfig{}
+		cfg.Authz.defaults()
+	}
+	return cfg, nil
+}
+
+func newDiffReport(found *analysis.Report, curl bool, hops int) *diffReport {
 	r := &diffReport{Differences: []diffEntry{}, Unknown: found.Unknown, Counts: map[analysis.Kind]int{}, Workloads: found.Workloads}
 	for _, difference := range found.Differences {
 		entry := diffEntry{Difference: difference}
 		if curl {
-			entry.Curl = curlOf(&difference.Witness.Request)
+			entry.Curl = curlOf(&difference.Witness.Request, hops)
 		}
 		r.Differences = append(r.Differences, entry)
 		r.Counts[difference.Kind]++

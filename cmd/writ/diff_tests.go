@@ -9,10 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	securityv1beta1 "istio.io/api/security/v1beta1"
-
 	"github.com/writ-auth/writ/internal/policytest"
-	"github.com/writ-auth/writ/policy"
 	"github.com/writ-auth/writ/policy/analysis"
 )
 
@@ -20,7 +17,7 @@ import (
 type diffTestFile struct {
 	APIVersion string     `json:"apiVersion"`
 	Kind       string     `json:"kind"`
-	Policies   []string   `json:"policies"`
+	Policies   []string   `json:"policies,omitempty"`
 	Tests      []diffTest `json:"tests"`
 }
 
@@ -32,34 +29,31 @@ type diffTest struct {
 }
 
 // writeDiffTests writes the examples of a report as tests that the new documents pass, if all providers they name agree.
-func writeDiffTests(commentary io.Writer, file, documents string, docs []*policy.Document, r *analysis.Report) error {
+func writeDiffTests(commentary io.Writer, file, documents string, tests []*diffTest) error {
 	path, err := relativeTo(filepath.Dir(file), documents)
 	if err != nil {
 		return err
 	}
-	tests := diffTestFile{APIVersion: policytest.APIVersion, Kind: policytest.Kind, Policies: []string{path}, Tests: []diffTest{}}
-	providers := map[string]string{}
-	for _, doc := range docs {
-		if spec, ok := doc.Spec.(*securityv1beta1.AuthorizationPolicy); ok && spec.GetProvider() != nil {
-			providers[spec.GetProvider().GetName()] = string(policytest.AnswerAllow)
+	out := diffTestFile{APIVersion: policytest.APIVersion, Kind: policytest.Kind, Policies: []string{path}, Tests: []diffTest{}}
+	for _, t := range tests {
+		if t != nil {
+			out.Tests = append(out.Tests, *t)
 		}
 	}
-	for i := range r.Differences {
-		d := &r.Differences[i]
-		if from := d.Witness.Request.From; from == "" || strings.HasPrefix(from, "spiffe://") { // test files know no other names
-			tests.Tests = append(tests.Tests, diffTestOf(i+1, d, providers))
-		}
-	}
-	if left := len(r.Differences) - len(tests.Tests); left > 0 {
-		if _, err := fmt.Fprintf(commentary, "writ: %s: left out %s whose caller has no SPIFFE ID\n", file, plural(left, "example")); err != nil {
+	if left := len(tests) - len(out.Tests); left > 0 {
+		if _, err := fmt.Fprintf(commentary, "writ: %s: left out %s that test files have no words for, such as a caller without SPIFFE ID\n", file, plural(left, "example")); err != nil {
 			return err
 		}
 	}
-	if len(tests.Tests) == 0 {
+	if len(out.Tests) == 0 {
 		_, err := fmt.Fprintf(commentary, "writ: %s: not written, there is no example for it\n", file)
 		return err
 	}
-	return writeFileWith(file, func(w io.Writer) error { return encodeYAML(w, tests) })
+	if err := writeFileWith(file, func(w io.Writer) error { return encodeYAML(w, out) }); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(commentary, "writ: %s: %s written\n", file, plural(len(out.Tests), "test"))
+	return err
 }
 
 func relativeTo(dir, path string) (string, error) {
@@ -74,17 +68,24 @@ func relativeTo(dir, path string) (string, error) {
 	return filepath.Rel(from, to)
 }
 
-func diffTestOf(n int, d *analysis.Difference, providers map[string]string) diffTest {
-	t := diffTest{Providers: providers, Request: testRequest(&d.Witness), Expect: map[string]any{"decision": d.New.Decision, "layer": d.New.Layer}}
+// test is an example with the answer of one side.
+func (s *diffServer) test(n int, d *analysis.Difference, side int) *diffTest {
+	want := [2]*analysis.Outcome{&d.Old, &d.New}[side]
+	t := &diffTest{Providers: s.providers[side], Request: testRequest(&d.Witness, s.hops), Expect: map[string]any{"decision": want.Decision, "layer": want.Layer}}
 	t.Name = fmt.Sprintf("%d: %s, was %s", n, d.Kind, d.Old.What())
-	if d.New.Rule != nil {
-		t.Expect["policy"], t.Expect["rule"] = d.New.Policy, *d.New.Rule
+	if want.Rule != nil {
+		t.Expect["policy"], t.Expect["rule"] = want.Policy, *want.Rule
 	}
 	return t
 }
 
+// forwardedFor is the header of which the server takes remote.ip, behind so many proxies of ours.
+func forwardedFor(remote string, hops int) string {
+	return remote + strings.Repeat(", 192.0.2.254", hops)
+}
+
 // testRequest is the request in the words of a test file.
-func testRequest(w *analysis.Witness) map[string]any {
+func testRequest(w *analysis.Witness, hops int) map[string]any {
 	labels := w.Workload.Labels
 	if labels == nil {
 		labels = map[string]string{}
@@ -108,7 +109,7 @@ func testRequest(w *analysis.Witness) map[string]any {
 	headers := map[string]string{}
 	maps.Copy(headers, r.Headers)
 	if r.RemoteIP != "" && !r.TCP { // what the proxy makes of it
-		headers["x-forwarded-for"] = r.RemoteIP
+		headers["x-forwarded-for"] = forwardedFor(r.RemoteIP, hops)
 	}
 	if len(headers) > 0 {
 		out["headers"] = headers

@@ -157,12 +157,12 @@ func diffSummary(r *diffReport) string {
 
 // curlOf is the request as a curl command. What only a certificate, a token or the network can say is a variable or left
 // to whoever runs it: the commands are read before they are run.
-func curlOf(r *analysis.Request) string {
+func curlOf(r *analysis.Request, hops int) string {
 	if r.TCP {
 		return "# a TCP connection is nothing that curl makes"
 	}
 	scheme, host := "http", r.Host
-	var args []string
+	args := []string{"curl -sS -o /dev/null -w '%{http_code}\\n' --path-as-is --globoff"}
 	if r.From != "" {
 		scheme = "https"
 		args = append(args, `--cert "$CERT" --key "$KEY" --cacert "$CA"`)
@@ -181,7 +181,7 @@ func curlOf(r *analysis.Request) string {
 		args = append(args, "-H "+shellQuote(header))
 	}
 	if r.RemoteIP != "" {
-		args = append(args, "-H "+shellQuote("x-forwarded-for: "+r.RemoteIP))
+		args = append(args, "-H "+shellQuote("x-forwarded-for: "+forwardedFor(r.RemoteIP, hops)))
 	}
 	if r.Claims != nil {
 		args = append(args, `-H "authorization: Bearer $TOKEN"`)
@@ -190,8 +190,12 @@ func curlOf(r *analysis.Request) string {
 	if r.Port != 0 {
 		port = strconv.Itoa(int(r.Port))
 	}
-	args = append(args, fmt.Sprintf(`"%s://$ADDRESS:%s"%s`, scheme, port, shellQuote(r.Path)))
-	return "curl -sS -o /dev/null -w '%{http_code}\\n' --path-as-is " + strings.Join(args, " ")
+	if r.SNI != "" { // curl sends the name in the URL
+		args = append(args, fmt.Sprintf(`--connect-to "::$ADDRESS:%s" %s`, port, shellQuote("https://"+r.SNI+r.Path)))
+	} else {
+		args = append(args, fmt.Sprintf(`"%s://$ADDRESS:%s"%s`, scheme, port, shellQuote(r.Path)))
+	}
+	return strings.Join(args, " ")
 }
 
 // shellQuote makes one word of a text for a POSIX shell.

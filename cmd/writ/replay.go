@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
 
-	"github.com/writ-auth/writ/authz/extauthz"
+	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/internal/replay"
+	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -52,10 +54,10 @@ func (c *cli) replay() *cobra.Command {
 	f.StringVarP(&r.config, "config", "c", "", "configuration `file` to take the trust domain, documents and the rest from")
 	f.StringVar(&r.format, "format", string(replay.FormatAuto), "what the lines are: auto, decisions, requests or envoy")
 	f.StringVar(&r.fieldMap, "map", "", "`file` that says which fields of an access log hold which attributes (YAML)")
-	f.StringVar(&r.failOn, "fail-on", "any", "differences that count for the exit code: any, widen or narrow")
+	f.StringVar(&r.failOn, "fail-on", "any", "exit 2 on these `differences`: any, widen, narrow or never")
 	f.IntVar(&r.examples, "examples", replay.DefaultExamples, "requests shown of each kind of difference, at most 100")
 	f.IntVar(&r.top, "top", 10, "callers and paths listed")
-	f.StringVar(&r.emit, "emit-tests", "", "`file` to write, with a test for writ test of each example that holds all of its request")
+	f.StringVar(&r.emit, "emit-test", "", "write the examples to this `file`, as tests of the new documents for writ test")
 	r.target.flags(cmd)
 	r.tokens.flags(cmd)
 	r.providers.flags(cmd)
@@ -75,11 +77,15 @@ func (r *replayFlags) consistent(files []string) error {
 		return usagef("--examples %d: want 1 to 100", r.examples)
 	case r.top < 0 || r.top > 1000:
 		return usagef("--top %d: want 0 to 1000", r.top)
+	case r.emit != "" && !policy.IsTestName(r.emit):
+		return usagef("--emit-test %s: writ test reads files named *_test.yaml", r.emit)
+	case r.emit != "" && slices.Contains(r.new, "-"):
+		return usagef("--emit-test: the tests name the documents they are about, and the new ones are standard input: use files")
 	}
 	for _, choice := range []struct {
 		flag, value string
 		known       []string
-	}{{"format", r.format, replay.Formats()}, {"fail-on", r.failOn, []string{"any", "widen", "narrow"}}} {
+	}{{"format", r.format, replay.Formats()}, {"fail-on", r.failOn, []string{"any", "widen", "narrow", "never"}}} {
 		if err := (&format{known: choice.known}).Set(choice.value); err != nil {
 			return usagef("--%s %q: %w", choice.flag, choice.value, err)
 		}
@@ -138,6 +144,7 @@ func (c *cli) replayFile(ctx context.Context, rp *replay.Replay, file string) er
 func (r *replayFlags) exitCode(report *replay.Report) int {
 	widened, narrowed, other := report.Count(replay.NewlyAllowed), report.Count(replay.NewlyDenied), report.Count(replay.OtherPolicy)
 	switch {
+	case r.failOn == "never":
 	case r.failOn != "narrow" && widened > 0, r.failOn != "widen" && narrowed > 0, r.failOn == "any" && other > 0:
 		return exitNo
 	case report.Count(replay.Undecided) > 0 || report.Unreadable > 0:
@@ -162,11 +169,12 @@ func (c *cli) replayConfig(cmd *cobra.Command, r *replayFlags) (*replay.Config, 
 		}
 		r.new = []string{loaded.DocumentsCandidate}
 	}
-	before, err := c.replaySession(cmd, r, r.old)
+	cache := jwt.NewCache(0, 0)
+	before, err := c.replaySession(cmd, r, r.old, cache)
 	if err != nil {
 		return nil, nil, err
 	}
-	after, err := c.replaySession(cmd, r, r.new)
+	after, err := c.replaySession(cmd, r, r.new, cache)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -180,10 +188,7 @@ func (c *cli) replayConfig(cmd *cobra.Command, r *replayFlags) (*replay.Config, 
 	emitted := newEmittedTests(r.emit, r.new, after, r.examples)
 	cfg := &replay.Config{
 		Old: set(before), New: set(after), Format: replay.Format(r.format), Fields: fields, Workload: before.workload,
-		Paths: before.options.Paths, Examples: r.examples,
-		Whole: func(ctx context.Context, line []byte) (*replay.Answered, error) {
-			return answerWhole(ctx, before, after, line)
-		},
+		Paths: before.options.Paths, Examples: r.examples, Whole: whole(before, after),
 	}
 	if emitted != nil {
 		cfg.Different = emitted.add
@@ -191,32 +196,34 @@ func (c *cli) replayConfig(cmd *cobra.Command, r *replayFlags) (*replay.Config, 
 	return cfg, emitted, nil
 }
 
-// replaySession prepares one set of documents like check does.
-func (c *cli) replaySession(cmd *cobra.Command, r *replayFlags, paths []string) (*session, error) {
-	return c.newSession(cmd, &questions{policies: paths, config: r.config, requests: "records", target: r.target, tokens: r.tokens, providers: r.providers})
-}
-
-// answerWhole answers a CheckRequest by both sets, by the code the server runs.
-func answerWhole(ctx context.Context, before, after *session, line []byte) (*replay.Answered, error) {
-	raw, err := extauthz.ParseJSON(line)
+// replaySession prepares one set of documents like check does. Verified tokens are remembered, for traffic repeats them.
+func (c *cli) replaySession(cmd *cobra.Command, r *replayFlags, paths []string, cache *jwt.Cache) (*session, error) {
+	s, err := c.newSession(cmd, &questions{policies: paths, config: r.config, requests: "records", target: r.target, tokens: r.tokens, providers: r.providers})
 	if err != nil {
 		return nil, err
 	}
-	a := &replay.Answered{Request: new(policy.Request)}
-	outcome := func(s *session) replay.Outcome {
-		d, answer := s.decide(ctx, raw)
-		if d.Workload != nil {
-			a.Workload = &d.Workload.Workload
-		}
-		o := replay.OutcomeOf(d)
-		if answer.exitCode() == exitUnknown {
-			o = replay.Outcome{Unknown: string(answer.Reason)}
-		}
-		return o
+	s.tokens.Cache = cache
+	return s, s.makeServer()
+}
+
+// whole answers CheckRequests by both sets, by the code the server runs.
+func whole(before, after *session) *replay.Whole {
+	decider := func(s *session) replay.Decider {
+		return replay.Decider{Server: s.server, Snapshot: s.snapshot, Unknown: s.lacking}
 	}
-	a.Old, a.New = outcome(before), outcome(after)
-	a.RequestID, _ = extauthz.DecodeRequest(raw, before.options, a.Request) // one that cannot be read is denied by both
-	return a, nil
+	return replay.NewWhole(decider(before), decider(after), before.workload)
+}
+
+// lacking is what a decision depends on and this command line does not give, as decide says it.
+func (s *session) lacking(d *authz.Decision) (reason authz.Reason) {
+	switch {
+	case len(s.keys.missing) > 0:
+		reason = reasonKeysNotGiven
+	case len(s.providers.missing) > 0 && d.Allow:
+		reason = reasonProviderNotAsked
+	}
+	s.keys.missing, s.providers.missing = nil, nil
+	return reason
 }
 
 // readFieldMap reads which fields of an access log hold which attributes.
@@ -261,7 +268,7 @@ func titles() map[replay.Kind]string {
 }
 
 func (rw *replayWriter) write(r *replay.Report) error {
-	rw.printf("%s:", rw.colours.bold(fmt.Sprintf("%d requests", r.Requests-r.Unreadable)))
+	rw.printf("%s:", rw.colours.bold(countOf(r.Requests-r.Unreadable, "request")))
 	for i, k := range replay.Kinds() {
 		if i > 0 {
 			rw.printf(",")
@@ -294,9 +301,17 @@ func (rw *replayWriter) write(r *replay.Report) error {
 		rw.printf("\n%s %d of %d recorded answers are not those of the old documents: others were in force then\n", rw.colours.yellow("!"), r.Mismatched, r.Compared)
 	}
 	if r.Unreadable > 0 {
-		rw.printf("\n%s %d lines are no records: %s\n", rw.colours.yellow("!"), r.Unreadable, printable(r.FirstError))
+		rw.printf("\n%s %s could not be read: %s\n", rw.colours.yellow("!"), countOf(r.Unreadable, "line"), printable(r.FirstError))
 	}
 	return rw.err
+}
+
+// countOf is a number with its noun.
+func countOf(n uint64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func (rw *replayWriter) paint(k replay.Kind) string {

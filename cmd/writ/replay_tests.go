@@ -188,22 +188,26 @@ func (e *emittedTests) newRunner() (*policytest.Runner, error) {
 	return policytest.New(cfg)
 }
 
-// write writes the file, and says so.
+// write writes the file, if there is a test for it, and says so.
 func (e *emittedTests) write(commentary io.Writer) error {
 	if e == nil {
 		return nil
 	}
-	var text bytes.Buffer
-	text.WriteString("# Made by writ replay of recorded requests that the new documents answer otherwise: what is expected is their answer.\n")
-	if err := encodeYAML(&text, e.suite); err != nil {
-		return err
+	said := fmt.Sprintf("%s: not written, there is no example for it", e.file)
+	if n := len(e.suite.Tests); n > 0 {
+		var text bytes.Buffer
+		text.WriteString("# Made by writ replay of recorded requests that the new documents answer otherwise: what is expected is their answer.\n")
+		if err := encodeYAML(&text, e.suite); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(e.file, text.Bytes(), 0o644); err != nil {
+			return fmt.Errorf("--emit-test: %w", err)
+		}
+		said = fmt.Sprintf("%s: %s written", e.file, plural(n, "test"))
 	}
-	if err := durable.WriteFile(e.file, text.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("--emit-tests: %w", err)
+	if e.left > 0 {
+		said += fmt.Sprintf("; %s left out: a header, a token or a provider decides", plural(e.left, "difference"))
 	}
-	_, err := fmt.Fprintf(commentary, "%s written to %s\n", plural(len(e.suite.Tests), "test"), e.file)
-	if err == nil && e.left > 0 {
-		_, err = fmt.Fprintf(commentary, "%s have no test: their answers depend on headers, tokens or providers\n", plural(e.left, "difference"))
-	}
+	_, err := fmt.Fprintf(commentary, "writ: %s\n", said)
 	return err
 }

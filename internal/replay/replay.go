@@ -53,8 +53,8 @@ type Config struct {
 	Paths    extauthz.PathMode // what is assumed of paths in access logs, as the server does
 	Examples int               // of each group, default DefaultExamples
 
-	// Whole answers a CheckRequest, which lacks nothing, by both sets with all of the server's code.
-	Whole func(ctx context.Context, line []byte) (*Answered, error)
+	// Whole answers CheckRequests; nil if there may be none.
+	Whole *Whole
 	// Different is called with every record that the sets answer differently, or nil. What it is given is reused.
 	Different func(*Case)
 }
@@ -170,6 +170,9 @@ func (r *Replay) Read(ctx context.Context, name string, in io.Reader) error {
 // line replays one record.
 func (r *Replay) line(ctx context.Context, line []byte, name string, n int) error {
 	format := r.cfg.Format
+	if format == FormatAuto && beginsAsRequest(line) {
+		format = FormatRequests
+	}
 	text := ""
 	if format != FormatRequests {
 		text = string(line) // strings of the record point into it
@@ -192,6 +195,13 @@ func (r *Replay) line(ctx context.Context, line []byte, name string, n int) erro
 		r.logged(name, n)
 	}
 	return err
+}
+
+// beginsAsRequest reports whether the first key of a line tells that it is a CheckRequest, which has no other.
+func beginsAsRequest(line []byte) bool {
+	rest, object := bytes.CutPrefix(line, []byte("{"))
+	rest, key := bytes.CutPrefix(bytes.TrimLeft(rest, " \t"), []byte(`"attributes"`))
+	return object && key && bytes.HasPrefix(bytes.TrimLeft(rest, " \t"), []byte(":"))
 }
 
 // told is the format of a line, by its first telling key.
@@ -224,14 +234,15 @@ func (r *Replay) whole(ctx context.Context, line []byte, name string, n int) err
 	if r.cfg.Whole == nil {
 		return errFormat
 	}
-	a, err := r.cfg.Whole(ctx, line)
+	a, err := r.cfg.Whole.Answer(ctx, line)
 	if err != nil {
 		return err
 	}
 	kind := Compare(&a.Old, &a.New)
 	r.record.reset(r.decisions) // nothing is lacking
 	r.record.requestID = a.RequestID
-	r.count(&Case{Kind: kind, Old: &a.Old, New: &a.New, Request: a.Request, Workload: a.Workload, Whole: true}, name, n)
+	r.compare = Case{Kind: kind, Old: &a.Old, New: &a.New, Request: a.Request, Workload: a.Workload, Whole: true}
+	r.count(&r.compare, name, n)
 	return nil
 }
 

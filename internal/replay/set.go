@@ -19,12 +19,13 @@ type Set struct {
 	providers map[string]bool // what providers are said to answer; others as recorded, or unknown
 	metadata  bool            // claims are the proxy's
 	shapes    map[shape]*relaxed
+	logged    *layout // of decisions that are explained
 }
 
 // NewSet takes documents with the snapshot that was compiled of them. providers are answers that are taken for given.
 // metadata is set if the proxies verify tokens (authz.jwt: metadata).
 func NewSet(docs []*policy.Document, snap *policy.Snapshot, providers map[string]bool, metadata bool) *Set {
-	return &Set{docs: docs, snapshot: snap, providers: providers, metadata: metadata, shapes: map[shape]*relaxed{}}
+	return &Set{docs: docs, snapshot: snap, providers: providers, metadata: metadata, shapes: map[shape]*relaxed{}, logged: decisionLayout()}
 }
 
 // relaxed returns the rules for a shape, nil if there are too many shapes.
@@ -95,6 +96,28 @@ func (s *side) answer(r *record, w *policy.Workload, token tokenState) Outcome {
 	if s.bound == nil {
 		return s.refusal
 	}
+	q, of := s.question(r, token)
+	l := s.lean(of, w)
+	if l == nil {
+		return unknown("what the record lacks: its records differ in too many ways")
+	}
+	best := q.decide(l.favour, false)
+	if !q.guessed && l.exact {
+		return best
+	}
+	worst := q.decide(l.against, true)
+	switch {
+	case best == worst:
+		return best
+	case best.Allow == worst.Allow:
+		return Outcome{Allow: best.Allow, Vague: true}
+	}
+	return unknown(q.why(l.rules, &best, &worst))
+}
+
+// question is what is asked about a record, with the shape that counts for the workload: without rules for tokens none is
+// lacking. The request gets the claims that are known.
+func (s *side) question(r *record, token tokenState) (question, shape) {
 	q := question{record: r, set: s.set, token: token, lacks: r.shape.lacks}
 	of := r.shape
 	switch {
@@ -110,26 +133,11 @@ func (s *side) answer(r *record, w *policy.Workload, token tokenState) Outcome {
 	default:
 		of.lacks |= ofToken
 	}
-	l := s.lean(of, w)
-	if l == nil {
-		return unknown("what the record lacks: its records differ in too many ways")
-	}
 	r.request.Claims = nil
 	if q.token == tokenValid && of.lacks&lacksRequestPrincipal == 0 {
 		r.request.Claims = &r.claims
 	}
-	best := q.decide(l.favour, false)
-	if !q.guessed && l.exact {
-		return best
-	}
-	worst := q.decide(l.against, true)
-	switch {
-	case best == worst:
-		return best
-	case best.Allow == worst.Allow:
-		return Outcome{Allow: best.Allow, Vague: true}
-	}
-	return unknown(q.why(l.rules, &best, &worst))
+	return q, of
 }
 
 // question is one decision between two leanings.
