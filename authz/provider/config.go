@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
@@ -78,9 +77,9 @@ type TLS struct {
 	// ServerName is what the server's certificate must be for: a DNS name, an IP address or a SPIFFE ID
 	// (spiffe://…, compared as a whole); "" for the authority, or else the target's host.
 	ServerName string
-	// Source, if not nil, is asked for the configuration of each new connection instead of the files; ServerName still
-	// holds unless what it returns verifies by itself (VerifyConnection or VerifyPeerCertificate). It returns at once.
-	Source func() (*tls.Config, error)
+	// Identity, if not nil, is who to be and whom to trust instead of the files: ServerName is then a SPIFFE ID, and is
+	// verified by the roots and CRLs of its trust domain. It has to run.
+	Identity *Identity
 }
 
 // Breaker says when a server that does not answer is no longer asked. What counts is that no answer came (no
@@ -253,10 +252,23 @@ func (t *TLS) check(p *Problems) {
 	if (t.Cert == "") != (t.Key == "") {
 		p.add("tls", "cert %q and key %q: give both or neither", t.Cert, t.Key)
 	}
-	if t.Source != nil && (t.CA != "" || t.Cert != "") {
-		p.add("tls", "files are given beside another source of certificates: remove one of them")
+	if t.Identity != nil {
+		if t.CA != "" || t.Cert != "" || t.Key != "" {
+			p.add("tls", "ca, cert and key are given beside identity, which stands for all of them: remove them, or identity")
+		}
+		switch {
+		case t.ServerName == "":
+			p.add("tls.server_name", "missing: with identity, name the SPIFFE ID of the server, as in spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
+		case !isSPIFFE(t.ServerName):
+			p.add("tls.server_name", "%q: with identity, want the SPIFFE ID of the server, as in spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT", t.ServerName)
+			return
+		}
 	}
-	if strings.Contains(t.ServerName, "://") && !strings.HasPrefix(t.ServerName, spiffeScheme) {
+	if isSPIFFE(t.ServerName) {
+		if err := checkSPIFFEID(t.ServerName); err != nil {
+			p.add("tls.server_name", "%v", err)
+		}
+	} else if strings.Contains(t.ServerName, "://") {
 		p.add("tls.server_name", "%q: want a DNS name, an IP address or a SPIFFE ID", t.ServerName)
 	}
 }

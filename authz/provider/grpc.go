@@ -24,11 +24,12 @@ import (
 // GRPC asks a server of envoy.service.auth.v3.Authorization. It implements [authz.Provider] and is safe for concurrent
 // use.
 type GRPC struct {
-	conns   []*grpc.ClientConn
-	next    atomic.Uint32 // the connection of the next call
-	calls   *calls
-	breaker *breaker
-	limit   int // bytes of an answer
+	pool     *pool[[]*grpc.ClientConn]
+	security *security     // nil for plaintext
+	next     atomic.Uint32 // the connection of the next call
+	calls    *calls
+	breaker  *breaker
+	limit    int // bytes of an answer
 }
 
 var _ authz.Provider = (*GRPC)(nil)
@@ -58,20 +59,42 @@ func NewGRPC(c GRPCConfig) (*GRPC, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	options, err := c.dialOptions()
-	if err != nil {
-		return nil, err
-	}
 	p := &GRPC{calls: newCalls(), breaker: newBreaker(c.Breaker), limit: cmp.Or(c.MaxAnswerBytes, defaultMaxAnswer)}
+	credentials := insecure.NewCredentials()
+	if c.TLS != nil {
+		security, err := newSecurity(c.TLS)
+		if err != nil {
+			return nil, err
+		}
+		p.security, credentials = security, &handshaker{security}
+	}
+	options := append(c.dialOptions(), grpc.WithTransportCredentials(credentials))
+	pool, err := newPool(func() ([]*grpc.ClientConn, error) { return openGRPC(&c, options) }, closeGRPC)
+	if err != nil {
+		return nil, Problems{{Field: "target", Message: err.Error()}}
+	}
+	p.pool = pool
+	return p, nil
+}
+
+// openGRPC prepares connections, which the first calls make.
+func openGRPC(c *GRPCConfig, options []grpc.DialOption) ([]*grpc.ClientConn, error) {
+	var conns []*grpc.ClientConn
 	for range cmp.Or(c.Connections, 1) {
 		conn, err := grpc.NewClient(c.target(), options...)
 		if err != nil {
-			_ = p.Close()
-			return nil, Problems{{Field: "target", Message: err.Error()}}
+			closeGRPC(conns)
+			return nil, err
 		}
-		p.conns = append(p.conns, conn)
+		conns = append(conns, conn)
 	}
-	return p, nil
+	return conns, nil
+}
+
+func closeGRPC(conns []*grpc.ClientConn) {
+	for _, conn := range conns {
+		_ = conn.Close() // fails only if it is closed
+	}
 }
 
 func (c *GRPCConfig) target() string {
@@ -81,7 +104,8 @@ func (c *GRPCConfig) target() string {
 	return "dns:///" + c.Target
 }
 
-func (c *GRPCConfig) dialOptions() ([]grpc.DialOption, error) {
+// dialOptions are all but the credentials.
+func (c *GRPCConfig) dialOptions() []grpc.DialOption {
 	connectTimeout := cmp.Or(c.ConnectTimeout, defaultConnectTimeout)
 	config := serviceConfig
 	if c.Health {
@@ -102,14 +126,7 @@ func (c *GRPCConfig) dialOptions() ([]grpc.DialOption, error) {
 	if c.Authority != "" {
 		options = append(options, grpc.WithAuthority(c.Authority))
 	}
-	if c.TLS == nil {
-		return append(options, grpc.WithTransportCredentials(insecure.NewCredentials())), nil
-	}
-	id, err := newIdentity(c.TLS)
-	if err != nil {
-		return nil, err
-	}
-	return append(options, grpc.WithTransportCredentials(&handshaker{id})), nil
+	return options
 }
 
 // Ask implements [authz.Provider]. It forwards the CheckRequest byte by byte; if Envoy encodes raw headers, the headers
@@ -123,12 +140,17 @@ func (p *GRPC) Ask(ctx context.Context, q *authz.Question, a *authz.Answer) erro
 		return err
 	}
 	defer end()
+	conns, done, err := take(p.pool, p.security)
+	if err != nil {
+		return err
+	}
+	defer done()
+	conn := conns[int(p.next.Add(1))%len(conns)]
 	check := message{q.Raw, joinedHeaders(q.Request)}
-	return p.breaker.guard(ctx, func(probe bool) error { return p.ask(ctx, check, a, probe) })
+	return p.breaker.guard(ctx, func(probe bool) error { return p.ask(ctx, conn, check, a, probe) })
 }
 
-func (p *GRPC) ask(ctx context.Context, check message, a *authz.Answer, probe bool) error {
-	conn := p.conns[int(p.next.Add(1))%len(p.conns)]
+func (p *GRPC) ask(ctx context.Context, conn *grpc.ClientConn, check message, a *authz.Answer, probe bool) error {
 	if probe { // finds out how the server is now and not how it was at the last attempt
 		conn.ResetConnectBackoff()
 	}
@@ -167,11 +189,8 @@ func (p *GRPC) Circuit() Circuit { return p.breaker.circuit() }
 
 // Close ends every call and connection. It may be called again.
 func (p *GRPC) Close() error {
-	if !p.calls.close() {
-		return nil
-	}
-	for _, conn := range p.conns {
-		_ = conn.Close() // fails only if it is closed
+	if p.calls.close() {
+		p.pool.end()
 	}
 	return nil
 }
@@ -203,12 +222,12 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-// handshaker is TLS with what the identity says at the time of the handshake.
-type handshaker struct{ identity *identity }
+// handshaker is TLS with what is in force at the time of the handshake.
+type handshaker struct{ security *security }
 
 // ClientHandshake implements [credentials.TransportCredentials].
 func (h *handshaker) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	config, err := h.identity.config(authority)
+	config, err := h.security.config(authority)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -228,5 +247,5 @@ func (h *handshaker) Info() credentials.ProtocolInfo {
 // Clone implements [credentials.TransportCredentials].
 func (h *handshaker) Clone() credentials.TransportCredentials { return h }
 
-// OverrideServerName implements [credentials.TransportCredentials]; the name is the identity's.
+// OverrideServerName implements [credentials.TransportCredentials]; the name is the configuration's.
 func (h *handshaker) OverrideServerName(string) error { return nil }

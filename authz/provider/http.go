@@ -23,11 +23,12 @@ import (
 // A check is asked again only if a connection that served others before breaks without a byte of an answer, as one does
 // that the server closed while it was idle.
 type HTTP struct {
-	target    *url.URL
-	transport *http.Transport
-	calls     *calls
-	breaker   *breaker
-	limit     int64 // bytes of an answer's body
+	target   *url.URL
+	pool     *pool[*http.Transport]
+	security *security
+	calls    *calls
+	breaker  *breaker
+	limit    int64 // bytes of an answer's body
 
 	authority  string
 	pathPrefix string
@@ -72,17 +73,15 @@ func NewHTTP(c HTTPConfig) (*HTTP, error) {
 	for name, value := range c.IncludeAdditionalHeadersInCheck {
 		p.additional.Set(name, value)
 	}
-	if p.transport, err = p.newTransport(&c); err != nil {
+	if p.security, err = newSecurity(c.TLS); err != nil {
 		return nil, err
 	}
-	return p, nil
+	open := func() (*http.Transport, error) { return p.newTransport(&c), nil }
+	p.pool, err = newPool(open, (*http.Transport).CloseIdleConnections)
+	return p, err
 }
 
-func (p *HTTP) newTransport(c *HTTPConfig) (*http.Transport, error) {
-	id, err := newIdentity(c.TLS)
-	if err != nil {
-		return nil, err
-	}
+func (p *HTTP) newTransport(c *HTTPConfig) *http.Transport {
 	timeout := cmp.Or(c.ConnectTimeout, defaultConnectTimeout)
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := p.calls.bound(ctx)
@@ -95,7 +94,7 @@ func (p *HTTP) newTransport(c *HTTPConfig) (*http.Transport, error) {
 		ctx, done := context.WithTimeout(ctx, timeout)
 		defer done()
 		authority := cmp.Or(c.Authority, p.target.Host)
-		config, err := id.config(authority)
+		config, err := p.security.config(authority)
 		if err != nil {
 			return nil, err
 		}
@@ -117,7 +116,7 @@ func (p *HTTP) newTransport(c *HTTPConfig) (*http.Transport, error) {
 		DialContext: dial, DialTLSContext: secure, Protocols: http1,
 		MaxConnsPerHost: most, MaxIdleConns: most, MaxIdleConnsPerHost: most, IdleConnTimeout: idleTimeout,
 		MaxResponseHeaderBytes: maxHeadBytes, DisableCompression: true,
-	}, nil
+	}
 }
 
 // Ask implements [authz.Provider].
@@ -135,13 +134,18 @@ func (p *HTTP) Ask(ctx context.Context, q *authz.Question, a *authz.Answer) erro
 	if err != nil {
 		return err
 	}
-	return p.breaker.guard(ctx, func(bool) error { return p.ask(ctx, check, a) })
+	transport, done, err := take(p.pool, p.security)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return p.breaker.guard(ctx, func(bool) error { return p.ask(ctx, transport, check, a) })
 }
 
-func (p *HTTP) ask(ctx context.Context, check *http.Request, a *authz.Answer) error {
+func (p *HTTP) ask(ctx context.Context, transport *http.Transport, check *http.Request, a *authz.Answer) error {
 	var answered atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { answered.Store(true) }})
-	response, err := p.transport.RoundTrip(check.WithContext(ctx))
+	response, err := transport.RoundTrip(check.WithContext(ctx))
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -204,7 +208,7 @@ func (p *HTTP) Circuit() Circuit { return p.breaker.circuit() }
 // Close ends every call and connection. It may be called again.
 func (p *HTTP) Close() error {
 	if p.calls.close() {
-		p.transport.CloseIdleConnections()
+		p.pool.end()
 	}
 	return nil
 }

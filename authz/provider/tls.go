@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,53 +12,65 @@ import (
 	"sync"
 )
 
-const (
-	maxPEMBytes  = 1 << 20
-	spiffeScheme = "spiffe://"
-)
+const maxPEMBytes = 1 << 20
 
-// identity makes the TLS configuration of each new connection. Files are read anew for each, which is seldom; while they
+// security makes the TLS configuration of each new connection. Files are read anew for each, which is seldom; while they
 // cannot be used, the last good ones stay in force.
-type identity struct {
-	source func() (*tls.Config, error)
-	files  TLS
+type security struct {
+	files TLS // with Identity, if it is that and no files
 
 	mu   sync.Mutex
 	sum  [sha256.Size]byte // of the files that good was made of
 	good *tls.Config
 }
 
-// newIdentity reads the files once, so that what is missing or broken is known at once.
-func newIdentity(t *TLS) (*identity, error) {
-	id := &identity{}
+// newSecurity reads the files once, so that what is missing or broken is known at once. t may be nil.
+func newSecurity(t *TLS) (*security, error) {
+	s := &security{}
 	if t != nil {
-		id.source, id.files = t.Source, *t
+		s.files = *t
 	}
-	if id.source == nil {
-		if err := id.read(); err != nil {
-			return nil, err
-		}
+	if s.files.Identity != nil {
+		return s, nil
 	}
-	return id, nil
+	if err := s.read(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ready returns the number of the certificate that connections are to be made with, or a fault that says why there is none.
+// Numbers grow. Files have none: what they say is looked at when connections are made.
+func (s *security) ready() (number uint64, err error) {
+	if s.files.Identity == nil {
+		return 0, nil
+	}
+	current, err := s.files.Identity.current()
+	if err != nil {
+		return 0, err
+	}
+	return current.generation, nil
 }
 
 // config is the configuration of a connection to authority (host or host:port).
-func (id *identity) config(authority string) (*tls.Config, error) {
-	base, err := id.current()
-	if err != nil {
-		return nil, err
-	}
-	config := base.Clone()
-	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
-	if config.VerifyConnection != nil || config.VerifyPeerCertificate != nil { // the source's own judgement
+func (s *security) config(authority string) (*tls.Config, error) {
+	var config *tls.Config
+	if s.files.Identity != nil {
+		current, err := s.files.Identity.current()
+		if err != nil {
+			return nil, err
+		}
+		config = current.config(s.files.ServerName)
+		config.ServerName = hostOf(authority)
 		return config, nil
 	}
-	config.InsecureSkipVerify = false
-	if config.ServerName == "" {
-		config.ServerName = hostOf(authority)
-	}
-	switch name := id.files.ServerName; {
-	case strings.HasPrefix(name, spiffeScheme):
+	_ = s.read() // the last good ones stay
+	s.mu.Lock()
+	config = s.good.Clone()
+	s.mu.Unlock()
+	config.ServerName = hostOf(authority)
+	switch name := s.files.ServerName; {
+	case isSPIFFE(name):
 		verifySPIFFE(config, name)
 	case name != "":
 		config.ServerName = name
@@ -67,25 +78,11 @@ func (id *identity) config(authority string) (*tls.Config, error) {
 	return config, nil
 }
 
-func (id *identity) current() (*tls.Config, error) {
-	if id.source != nil {
-		config, err := id.source()
-		if err == nil && config == nil {
-			err = errors.New("there is no certificate yet")
-		}
-		return config, err
-	}
-	_ = id.read() // the last good ones stay
-	id.mu.Lock()
-	defer id.mu.Unlock()
-	return id.good, nil
-}
-
 // read takes the files over if they can be used.
-func (id *identity) read() error {
+func (s *security) read() error {
 	var contents [3][]byte
 	hash := sha256.New()
-	for i, file := range []string{id.files.CA, id.files.Cert, id.files.Key} {
+	for i, file := range []string{s.files.CA, s.files.Cert, s.files.Key} {
 		data, err := readPEM(file)
 		if err != nil {
 			return err
@@ -95,26 +92,26 @@ func (id *identity) read() error {
 	}
 	sum := [sha256.Size]byte(hash.Sum(nil))
 
-	id.mu.Lock()
-	defer id.mu.Unlock()
-	if id.good != nil && sum == id.sum {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.good != nil && sum == s.sum {
 		return nil
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if id.files.CA != "" {
+	if s.files.CA != "" {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(contents[0]) {
-			return fmt.Errorf("tls.ca %s: holds no PEM certificate", id.files.CA)
+			return fmt.Errorf("tls.ca %s: holds no PEM certificate", s.files.CA)
 		}
 	}
-	if id.files.Cert != "" {
+	if s.files.Cert != "" {
 		pair, err := tls.X509KeyPair(contents[1], contents[2])
 		if err != nil {
-			return fmt.Errorf("tls.cert %s with tls.key %s: %w", id.files.Cert, id.files.Key, err)
+			return fmt.Errorf("tls.cert %s with tls.key %s: %w", s.files.Cert, s.files.Key, err)
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
-	id.good, id.sum = config, sum
+	s.good, s.sum = config, sum
 	return nil
 }
 
@@ -134,24 +131,13 @@ func readPEM(file string) ([]byte, error) {
 	return data, err
 }
 
-// verifySPIFFE has config accept a server by its SPIFFE ID: a chain to the roots, and exactly this one URI name
-// (X509-SVID §2, §5.2), as crypto/tls does for DNS names.
+// verifySPIFFE has config accept a server by its SPIFFE ID, as crypto/tls does for DNS names.
 func verifySPIFFE(config *tls.Config, want string) {
 	config.InsecureSkipVerify = true // crypto/tls knows no URI names: VerifyConnection does it all
 	roots := config.RootCAs
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		leaf := state.PeerCertificates[0]
-		options := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
-		for _, c := range state.PeerCertificates[1:] {
-			options.Intermediates.AddCert(c)
-		}
-		if _, err := leaf.Verify(options); err != nil {
-			return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
-		}
-		if len(leaf.URIs) != 1 || leaf.URIs[0].String() != want {
-			return fmt.Errorf("the server's certificate is for %q and not for %s", leaf.URIs, want)
-		}
-		return nil
+		_, err := verifySVID(state.PeerCertificates, roots, want, x509.ExtKeyUsageServerAuth)
+		return err
 	}
 }
 

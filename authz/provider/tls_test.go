@@ -2,7 +2,6 @@ package provider_test
 
 import (
 	"crypto/tls"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -64,16 +63,6 @@ func TestTLS(t *testing.T) {
 		{"another SPIFFE ID", serves(ca.leaf(t, id+"2", tomorrow)), provider.TLS{CA: root, ServerName: id}, "and not for " + id},
 		{"SPIFFE ID, expired", serves(ca.leaf(t, id, yesterday)), provider.TLS{CA: root, ServerName: id}, "expired"},
 		{"SPIFFE ID, unknown authority", serves(other.leaf(t, id, tomorrow)), provider.TLS{CA: root, ServerName: id}, "unknown authority"},
-		{"a source", serves(ca.leaf(t, "127.0.0.1", tomorrow)), provider.TLS{Source: func() (*tls.Config, error) {
-			return &tls.Config{RootCAs: ca.pool(), InsecureSkipVerify: true}, nil
-		}}, ""},
-		{"a source that would skip verification", serves(other.leaf(t, "127.0.0.1", tomorrow)), provider.TLS{Source: func() (*tls.Config, error) {
-			return &tls.Config{RootCAs: ca.pool(), InsecureSkipVerify: true}, nil
-		}}, "unknown authority"},
-		{"a source that verifies by itself", serves(ca.leaf(t, "127.0.0.1", tomorrow)), provider.TLS{Source: func() (*tls.Config, error) {
-			return &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return errors.New("not today") }}, nil
-		}}, "not today"},
-		{"a source without a certificate", serves(ca.leaf(t, "127.0.0.1", tomorrow)), provider.TLS{Source: func() (*tls.Config, error) { return nil, nil }}, "no certificate yet"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			noLeaks(t)

@@ -32,17 +32,18 @@ type providerConfig struct {
 
 // opaConfig is Rego that this process evaluates.
 type opaConfig struct {
-	Bundle        string        `yaml:"bundle" rel:"bundle"` // file, directory or URL
-	Decision      string        `yaml:"decision"`
-	RegoV0        bool          `yaml:"rego_v0"`
-	AllowBuiltins []string      `yaml:"allow_builtins"`
-	MaxInputBytes int           `yaml:"max_input_bytes"`
-	Poll          time.Duration `yaml:"poll"`
-	KeyFile       string        `yaml:"key_file" rel:"file"`
-	KeyAlgorithm  string        `yaml:"key_algorithm"`
-	KeyScope      string        `yaml:"key_scope"`
-	CA            string        `yaml:"ca" rel:"file"`
-	TokenFile     string        `yaml:"token_file" rel:"file"`
+	Bundle          string        `yaml:"bundle" rel:"bundle"` // file, directory or URL
+	Decision        string        `yaml:"decision"`
+	RegoV0          bool          `yaml:"rego_v0"`
+	AllowBuiltins   []string      `yaml:"allow_builtins"`
+	MaxInputBytes   int           `yaml:"max_input_bytes"`
+	ProtoDescriptor string        `yaml:"proto_descriptor" rel:"file"`
+	Poll            time.Duration `yaml:"poll"`
+	KeyFile         string        `yaml:"key_file" rel:"file"`
+	KeyAlgorithm    string        `yaml:"key_algorithm"`
+	KeyScope        string        `yaml:"key_scope"`
+	CA              string        `yaml:"ca" rel:"file"`
+	TokenFile       string        `yaml:"token_file" rel:"file"`
 }
 
 // grpcProviderConfig is a server of Envoy's gRPC authorization service.
@@ -85,12 +86,14 @@ type breakerConfig struct {
 	OpenFor  time.Duration `yaml:"open_for"`
 }
 
-// providerTLSConfig is whom to trust and who to be. All but the name are PEM files.
+// providerTLSConfig is whom to trust and who to be: PEM files, or an identity that a Workload API gives.
 type providerTLSConfig struct {
-	CA         string `yaml:"ca" rel:"file"`
-	Cert       string `yaml:"cert" rel:"file"`
-	Key        string `yaml:"key" rel:"file"`
-	ServerName string `yaml:"server_name"`
+	CA          string `yaml:"ca" rel:"file"`
+	Cert        string `yaml:"cert" rel:"file"`
+	Key         string `yaml:"key" rel:"file"`
+	Identity    string `yaml:"identity"` // writ's own SPIFFE ID
+	WorkloadAPI string `yaml:"workload_api" rel:"address"`
+	ServerName  string `yaml:"server_name"`
 }
 
 type providerBodyConfig struct {
@@ -116,7 +119,7 @@ func (e *extensionConfig) decode(n *yaml.Node) error {
 func (c *opaConfig) config(name string) opa.Config {
 	out := opa.Config{
 		Name: name, Bundle: c.Bundle, Poll: c.Poll, Decision: c.Decision, V0: c.RegoV0, AllowBuiltins: c.AllowBuiltins,
-		MaxInputBytes: c.MaxInputBytes, CA: c.CA, TokenFile: c.TokenFile,
+		MaxInputBytes: c.MaxInputBytes, ProtoDescriptor: c.ProtoDescriptor, CA: c.CA, TokenFile: c.TokenFile,
 	}
 	if c.KeyFile != "" {
 		out.Key = &opa.Key{File: c.KeyFile, Algorithm: c.KeyAlgorithm, Scope: c.KeyScope}
@@ -124,18 +127,18 @@ func (c *opaConfig) config(name string) opa.Config {
 	return out
 }
 
-// config is the configuration in the words of package provider.
-func (c *grpcProviderConfig) config() provider.GRPCConfig {
+// config is the configuration in the words of package provider. identity is that of its tls.
+func (c *grpcProviderConfig) config(identity *provider.Identity) provider.GRPCConfig {
 	return provider.GRPCConfig{
-		Target: c.Target, Authority: c.Authority, TLS: c.TLS.config(), Connections: c.Connections, Health: c.Health,
+		Target: c.Target, Authority: c.Authority, TLS: c.TLS.config(identity), Connections: c.Connections, Health: c.Health,
 		ConnectTimeout: c.ConnectTimeout, MaxAnswerBytes: c.MaxAnswerBytes, Breaker: provider.Breaker(c.Breaker),
 	}
 }
 
-// config is the configuration in the words of package provider.
-func (c *httpProviderConfig) config() provider.HTTPConfig {
+// config is the configuration in the words of package provider. identity is that of its tls.
+func (c *httpProviderConfig) config(identity *provider.Identity) provider.HTTPConfig {
 	out := provider.HTTPConfig{
-		Target: c.Target, Authority: c.Authority, TLS: c.TLS.config(), MaxConnections: c.MaxConnections, PathPrefix: c.PathPrefix,
+		Target: c.Target, Authority: c.Authority, TLS: c.TLS.config(identity), MaxConnections: c.MaxConnections, PathPrefix: c.PathPrefix,
 		ConnectTimeout: c.ConnectTimeout, MaxAnswerBytes: c.MaxAnswerBytes, Breaker: provider.Breaker(c.Breaker),
 		IncludeRequestHeadersInCheck:    c.IncludeRequestHeaders,
 		IncludeAdditionalHeadersInCheck: c.IncludeAdditionalHeaders,
@@ -149,11 +152,11 @@ func (c *httpProviderConfig) config() provider.HTTPConfig {
 	return out
 }
 
-func (c *providerTLSConfig) config() *provider.TLS {
+func (c *providerTLSConfig) config(identity *provider.Identity) *provider.TLS {
 	if c == nil {
 		return nil
 	}
-	return &provider.TLS{CA: c.CA, Cert: c.Cert, Key: c.Key, ServerName: c.ServerName}
+	return &provider.TLS{CA: c.CA, Cert: c.Cert, Key: c.Key, Identity: identity, ServerName: c.ServerName}
 }
 
 // timeout is the provider's, wherever it is written.
@@ -235,10 +238,10 @@ func (d *configDecoder) checkProvider(key string, p *providerConfig) {
 		c := p.OPA.config(p.Name)
 		d.badParts(key+".opa", c.Check())
 	case p.GRPC != nil:
-		c := p.GRPC.config()
+		c := p.GRPC.config(d.checkProviderTLS(key+".grpc.tls", p.GRPC.TLS))
 		d.badParts(key+".grpc", c.Check())
 	case p.HTTP != nil:
-		c := p.HTTP.config()
+		c := p.HTTP.config(d.checkProviderTLS(key+".http.tls", p.HTTP.TLS))
 		d.badParts(key+".http", c.Check())
 	}
 }

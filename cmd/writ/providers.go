@@ -31,20 +31,22 @@ type runningProvider struct {
 	config            authz.ProviderConfig
 	opa               *opa.Provider           // nil for one that is somewhere else
 	circuit           func() provider.Circuit // of one that is
+	identity          *provider.Identity      // who writ is to it; nil for nobody, or for files
 	close             io.Closer
 	notes             []string // what differs from what Istio does with the entry
 }
 
 // providers are all that CUSTOM policies may ask.
 type providers struct {
-	all   []*runningProvider
-	table *authz.Providers
+	all        []*runningProvider
+	table      *authz.Providers
+	identities identities
 }
 
 // newProviders makes what the configuration lists. It asks nobody and reads no policies yet; files of certificates it
 // reads. Errors say which provider they are of. now is what policies take for the time; nil is the clock.
 func newProviders(a *authzConfig, log *slog.Logger, now func() time.Time) (*providers, error) {
-	ps := &providers{}
+	ps := &providers{identities: identities{log: log}}
 	var problems []error
 	add := func(key string, p *runningProvider, err error) {
 		if err != nil {
@@ -54,7 +56,7 @@ func newProviders(a *authzConfig, log *slog.Logger, now func() time.Time) (*prov
 		ps.all = append(ps.all, p)
 	}
 	for i := range a.Providers {
-		p, err := newProvider(&a.Providers[i], log, now)
+		p, err := ps.newProvider(&a.Providers[i], log, now)
 		add(fmt.Sprintf("authz.providers[%d]", i), p, err)
 	}
 	for i := range a.ExtensionProviders {
@@ -74,13 +76,12 @@ func newProviders(a *authzConfig, log *slog.Logger, now func() time.Time) (*prov
 	return ps, nil
 }
 
-func newProvider(c *providerConfig, log *slog.Logger, now func() time.Time) (*runningProvider, error) {
+func (ps *providers) newProvider(c *providerConfig, log *slog.Logger, now func() time.Time) (*runningProvider, error) {
 	p := &runningProvider{name: c.Name, config: authz.ProviderConfig{
 		Name: c.Name, Timeout: c.timeout(), FailOpen: c.FailOpen, StatusOnError: c.StatusOnError, MaxConcurrent: c.MaxConcurrent,
 		AllowHeaders: c.AllowHeaders,
 	}}
-	switch {
-	case c.OPA != nil:
+	if c.OPA != nil {
 		config := c.OPA.config(c.Name)
 		config.Logger, config.Now = log, now
 		made, err := opa.New(config)
@@ -89,11 +90,17 @@ func newProvider(c *providerConfig, log *slog.Logger, now func() time.Time) (*ru
 		}
 		p.kind, p.where, p.opa, p.config.Provider = kindOPA, made.Status().Bundle, made, made
 		return p, nil
-	case c.GRPC != nil:
-		return p.withGRPC(c.GRPC.config())
-	default:
-		return p.withHTTP(c.HTTP.config())
 	}
+	_, security := c.tls()
+	identity, err := ps.identities.of(security)
+	if err != nil {
+		return nil, err
+	}
+	p.identity = identity
+	if c.GRPC != nil {
+		return p.withGRPC(c.GRPC.config(identity))
+	}
+	return p.withHTTP(c.HTTP.config(identity))
 }
 
 func newExtension(c *extensionConfig) (*runningProvider, error) {
@@ -158,12 +165,15 @@ func (a *authzConfig) checkProviderFiles(ctx context.Context) []error {
 	return problems
 }
 
-// run keeps policies in step with where they come from, and closes what is open in the end.
+// run keeps policies and certificates in step with where they come from, and closes what is open in the end.
 func (ps *providers) run(ctx context.Context, g *errgroup.Group) {
 	for _, p := range ps.all {
 		if p.opa != nil {
 			g.Go(func() error { return p.opa.Run(ctx) })
 		}
+	}
+	for _, identity := range ps.identities.all {
+		g.Go(func() error { return identity.Run(ctx) })
 	}
 	g.Go(func() error {
 		<-ctx.Done()
@@ -208,7 +218,11 @@ func (ps *providers) close() {
 // announce says what is open on purpose, and what differs from Istio.
 func (ps *providers) announce(log *slog.Logger) {
 	for _, p := range ps.all {
-		log.Info("provider", "provider", p.name, "kind", p.kind, "at", p.where)
+		attrs := []any{"provider", p.name, "kind", p.kind, "at", p.where}
+		if p.identity != nil {
+			attrs = append(attrs, "identity", p.identity.Status().ID)
+		}
+		log.Info("provider", attrs...)
 		if p.config.FailOpen {
 			log.Warn("a provider fails open: requests that need it pass to the other layers while it gives no answer", "provider", p.name)
 		}
@@ -222,6 +236,11 @@ func (ps *providers) announce(log *slog.Logger) {
 func (ps *providers) notReady() []string {
 	var reasons []string
 	for _, p := range ps.all {
+		if p.identity != nil {
+			if s := p.identity.Status(); !s.Ready {
+				reasons = append(reasons, "provider "+p.name+" is not asked, and whoever needs it is denied: "+s.Error)
+			}
+		}
 		if p.opa == nil {
 			continue
 		}
@@ -245,6 +264,9 @@ func (ps *providers) sources() []telemetry.CustomSource {
 			s.Ready = func() bool { return p.opa.Status().Ready }
 			s.Failing = func() bool { return p.opa.Status().Error != "" }
 		}
+		if p.identity != nil {
+			s.IdentityEnds = func() time.Time { return identityEnds(p.identity) }
+		}
 		out = append(out, s)
 	}
 	return out
@@ -259,6 +281,8 @@ type providerReport struct {
 	InFlight int            `json:"in_flight"`
 	Policies *opa.Status    `json:"policies,omitempty"` // of opa
 	Circuit  *circuitReport `json:"circuit,omitempty"`  // of grpc and http
+
+	Identity *provider.IdentityStatus `json:"identity,omitempty"` // who writ is to it, if that is not in files
 }
 
 // circuitReport says whether a server that is somewhere else answers.
@@ -277,6 +301,10 @@ func (ps *providers) report() []providerReport {
 		if p.opa != nil {
 			s := p.opa.Status()
 			r.Policies = &s
+		}
+		if p.identity != nil {
+			s := p.identity.Status()
+			r.Identity = &s
 		}
 		if p.circuit != nil {
 			c := p.circuit()
@@ -299,6 +327,9 @@ func (ps *providers) warnings() []string {
 		}
 		if c := r.Circuit; c != nil && c.Open {
 			out = append(out, "provider "+r.Name+" does not answer and is not asked until "+c.RetryAt.Format(time.RFC3339)+": "+c.Error)
+		}
+		if s := r.Identity; s != nil && s.Ready && s.Error != "" {
+			out = append(out, "provider "+r.Name+": the certificate for it, which ends at "+s.NotAfter.UTC().Format(time.RFC3339)+", may not be renewed: "+s.Error)
 		}
 		if r.FailOpen {
 			out = append(out, "provider "+r.Name+" fails open")
@@ -324,7 +355,7 @@ func (sw *statusWriter) providers(all []providerReport) {
 			state = "last good"
 		case r.Policies != nil:
 			state = "active"
-		case r.Circuit != nil && r.Circuit.Open:
+		case r.Identity != nil && !r.Identity.Ready, r.Circuit != nil && r.Circuit.Open:
 			state = "not asked"
 		case r.Circuit != nil && r.Circuit.Failures > 0:
 			state = "failing"
@@ -332,6 +363,9 @@ func (sw *statusWriter) providers(all []providerReport) {
 		detail := ""
 		if r.Policies != nil && r.Policies.Ready {
 			detail = plural(r.Policies.Modules, "module") + ", loaded " + sw.since(r.Policies.Loaded) + " ago"
+		}
+		if r.Identity != nil {
+			detail = identityNote(r.Identity)
 		}
 		rows = append(rows, []string{state, printable(r.Name), r.Kind, printable(r.Where), detail})
 	}

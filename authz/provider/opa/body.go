@@ -27,9 +27,9 @@ func badRequest(format string, args ...any) error {
 	return &authz.Fault{Reason: authz.ReasonProviderBadRequest, Err: fmt.Errorf(format, args...)}
 }
 
-// parsedBody is the body by its content type: JSON, a form, or null for everything else. A body of which the proxy sends
-// only the beginning is null and truncated.
-func (h *httpPart) parsedBody() (body ast.Value, truncated bool, err error) {
+// parsedBody is the body by its content type: JSON, a form, a gRPC message that is known, or null for everything else. A body
+// of which the proxy sends only the beginning is null and truncated.
+func (h *httpPart) parsedBody(known *services) (body ast.Value, truncated bool, err error) {
 	kind, ok := h.header("content-type")
 	if !ok {
 		return ast.NullValue, false, nil
@@ -39,6 +39,9 @@ func (h *httpPart) parsedBody() (body ast.Value, truncated bool, err error) {
 		text = h.rawBody
 	}
 	parse := parserOf(kind)
+	if parse == nil && strings.Contains(kind, "application/grpc") {
+		return known.parse(h)
+	}
 	if parse == nil || text == "" {
 		return ast.NullValue, false, nil
 	}

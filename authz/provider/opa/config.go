@@ -48,6 +48,10 @@ type Config struct {
 	// AllowBuiltins are functions that policies may call although they reach out of the policy: see [OffByDefault].
 	AllowBuiltins []string
 
+	// ProtoDescriptor is a file with the descriptors of gRPC services (FileDescriptorSet), so that parsed_body has the
+	// messages of calls; empty leaves it null.
+	ProtoDescriptor string
+
 	// MaxInputBytes is the largest CheckRequest, body included, that is looked at: DefaultMaxInputBytes if 0.
 	MaxInputBytes int
 

@@ -10,7 +10,7 @@ import (
 
 // Input is the whole input of a question.
 func Input(ctx context.Context, q *authz.Question) (ast.Value, error) {
-	return newBuilder().input(ctx, q, everything())
+	return newBuilder(nil).input(ctx, q, everything())
 }
 
 // InputFor is the input as far as the policies that are in force look at it.

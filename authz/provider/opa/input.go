@@ -26,10 +26,12 @@ type builder struct {
 	check   *shape
 	version ast.Value
 	keys    map[string]*ast.Term
+
+	services *services // nil if none are known
 }
 
-func newBuilder() *builder {
-	b := &builder{check: shapes{}.of((&authv3.CheckRequest{}).ProtoReflect().Descriptor()), keys: map[string]*ast.Term{}}
+func newBuilder(known *services) *builder {
+	b := &builder{services: known, check: shapes{}.of((&authv3.CheckRequest{}).ProtoReflect().Descriptor()), keys: map[string]*ast.Term{}}
 	for _, name := range []string{
 		memberParsedPath, memberParsedQuery, memberParsedBody, memberTruncatedBody, memberVersion, memberWrit,
 		"identity", "claims", "workload", "policy", "rule", "decision_id", "provider",
@@ -239,7 +241,7 @@ func (b *builder) insertParsed(in ast.Object, h *httpPart, want *demand) error {
 		}
 	}
 	if want.of(memberParsedBody) != nil || want.of(memberTruncatedBody) != nil {
-		body, truncated, err := h.parsedBody()
+		body, truncated, err := h.parsedBody(b.services)
 		if err != nil {
 			return badRequest("body: %v", err)
 		}

@@ -32,15 +32,21 @@ type Provider struct {
 	failed int // attempts since the last good one
 }
 
-// New checks the configuration. It loads nothing yet: until [Provider.Load] or [Provider.Run] has, every question is
+// New checks the configuration, and reads ProtoDescriptor. It loads no policies yet: until [Provider.Load] or [Provider.Run] has, every question is
 // answered with ReasonProviderNotReady.
 func New(c Config) (*Provider, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	c = c.withDefaults()
-	p := &Provider{config: c, builder: newBuilder(), again: make(chan struct{}, 1)}
+	var known *services
 	var err error
+	if c.ProtoDescriptor != "" {
+		if known, err = readServices(c.ProtoDescriptor); err != nil {
+			return nil, err
+		}
+	}
+	p := &Provider{config: c, builder: newBuilder(known), again: make(chan struct{}, 1)}
 	p.source, err = newSource(&p.config)
 	return p, err
 }
