@@ -28,6 +28,7 @@ type questions struct {
 	request          requestFlags
 	tokens           tokenFlags
 	providers        providerFlags
+	logged           bool // the request, and whom it is for, come from a decision log
 }
 
 func (q *questions) flags(cmd *cobra.Command) {
@@ -57,7 +58,11 @@ func (c *cli) check() *cobra.Command {
 	q.flags(cmd)
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.replyToAll(cmd, q, out, func(s *session, raw []byte) reply {
+		s, err := c.newSession(cmd, q)
+		if err != nil {
+			return err
+		}
+		return c.replyBy(s, cmd, q, out, func(raw []byte) reply {
 			_, a := s.decide(cmd.Context(), raw)
 			return reply{a.exitCode(), a, func(w io.Writer, colours palette) error {
 				var r policy.Request
@@ -76,20 +81,21 @@ type reply struct {
 	text  func(w io.Writer, colours palette) error
 }
 
-// replyToAll replies to every question, in the form that was asked for.
-func (c *cli) replyToAll(cmd *cobra.Command, q *questions, out *format, to func(s *session, raw []byte) reply) error {
-	s, err := c.newSession(cmd, q)
-	if err != nil {
-		return err
-	}
+// replyBy replies to every question of a session, in the form that was asked for.
+func (c *cli) replyBy(s *session, cmd *cobra.Command, q *questions, out *format, to func(raw []byte) reply) error {
 	colours := c.colours(c.out)
 	return s.each(cmd, q, func(raw []byte) (int, error) {
-		r := to(s, raw)
-		if out.value != "text" {
-			return r.code, out.encodeLine(s.out, r.value)
-		}
-		return r.code, r.text(s.out, colours)
+		r := to(raw)
+		return r.code, r.write(s.out, out, colours)
 	})
+}
+
+// write writes the reply in the form that was asked for.
+func (r *reply) write(w io.Writer, out *format, colours palette) error {
+	if out.value != "text" {
+		return out.encodeLine(w, r.value)
+	}
+	return r.text(w, colours)
 }
 
 // writeAnswer is an answer for people: what, of which request, and why.
@@ -118,7 +124,8 @@ type session struct {
 	answers  answers
 	mesh     policy.Mesh
 
-	providers *offlineProviders
+	providers  *offlineProviders
+	unverified *unverified // nil without --unverified-claims
 }
 
 // newSession reads configuration, workload and documents. Invalid documents end the command: offline nobody is served
@@ -145,7 +152,7 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 	if s.workload, err = q.target.resolve(cmd, &s.mesh); err != nil {
 		return nil, err
 	}
-	if s.workload == nil && q.requests == "" {
+	if s.workload == nil && q.requests == "" && !q.logged {
 		return nil, usagef("%s: whom is the request for? --to namespace/name --labels k=v, or --workload FILE", cmd.Name())
 	}
 	paths := q.policies
@@ -161,17 +168,25 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 	if err := c.readTokens(s, q, cfg); err != nil {
 		return nil, err
 	}
+	if err := c.useUnverified(cmd, s, q); err != nil {
+		return nil, err
+	}
 	if err := c.readProviders(cmd.Context(), s, q, cfg); err != nil {
 		return nil, err
 	}
 	s.options = extauthz.Options{TrustedHops: cfg.Authz.TrustedHops, Paths: extauthz.PathMode(cfg.Authz.Paths)}
+	return s, s.makeServer()
+}
+
+// makeServer makes the server by which the session decides.
+func (s *session) makeServer() (err error) {
 	s.server, err = extauthz.New(extauthz.Config{
 		Snapshot:    func() *policy.Snapshot { return s.snapshot },
 		Engine:      &authz.Engine{Tokens: s.tokens, Providers: s.providers.table},
 		TrustedHops: s.options.TrustedHops,
 		Paths:       s.options.Paths,
 	})
-	return s, err
+	return err
 }
 
 // consistent refuses command lines that cannot be meant.
@@ -179,8 +194,15 @@ func (q *questions) consistent(cmd *cobra.Command) error {
 	if len(q.policies) == 0 && q.config == "" {
 		return usagef("%s: which documents? --policies PATH, or --config writ.yaml", cmd.Name())
 	}
-	if err := onceStdin(append([]string{q.requests, q.request.jwt}, q.policies...)...); err != nil {
+	if err := onceStdin(append([]string{q.requests, q.request.jwt, q.request.unverified}, q.policies...)...); err != nil {
 		return err
+	}
+	if cmd.Flags().Changed(unverifiedFlag) {
+		for _, other := range []string{"jwt", "jwks"} {
+			if cmd.Flags().Changed(other) {
+				return usagef("--%s verifies tokens, and --%s is none: give one of them", other, unverifiedFlag)
+			}
+		}
 	}
 	if given := q.request.given(cmd); q.requests != "" && given != "" {
 		return usagef("%s: --requests brings whole requests, --%s describes one: give one of them", cmd.Name(), given)
@@ -197,6 +219,9 @@ func (s *session) decide(ctx context.Context, raw []byte) (*authz.Decision, *ans
 		a = a.unknown(s.keys.missing)
 	} else if len(s.providers.missing) > 0 {
 		a = a.unasked(s.providers.missing)
+	}
+	if s.unverified != nil {
+		a.markUnverified()
 	}
 	return &d, a
 }

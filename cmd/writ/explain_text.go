@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -35,14 +36,13 @@ func writeTrace(w io.Writer, colours palette, all bool, e *explanation, r *polic
 	tw := &traceWriter{colours: colours, all: all}
 	t := e.Trace
 	tw.headline(e.answer, r, t)
-	tw.request(r, t)
+	tw.logged(e.Logged)
+	tw.request(r, t, e.Canonical, e.Logged.lacks())
 	tw.tokens(e.Tokens)
-	var others []policy.PolicyTrace
 	applying := 0
 	for i := range t.Policies {
 		p := &t.Policies[i]
 		if !p.Scope.Applies {
-			others = append(others, *p)
 			continue
 		}
 		applying++
@@ -51,7 +51,7 @@ func writeTrace(w io.Writer, colours palette, all bool, e *explanation, r *polic
 	if applying == 0 && t.Error == "" {
 		tw.line(0, "%s", "No policy applies to this workload.\n")
 	}
-	tw.others(others)
+	tw.others(notConsidered(t))
 	_, err := io.WriteString(w, tw.b.String())
 	return err
 }
@@ -60,78 +60,42 @@ func (tw *traceWriter) headline(a *answer, r *policy.Request, t *policy.Trace) {
 	tw.line(0, "%s  %s", tw.decision(a), tw.colours.bold(printable(describe(r))))
 	tw.line(0, "%s%s", strings.Repeat(" ", len(a.Decision)+2), printable(a.because()))
 	if p, rule := nearestMiss(a, t); rule != nil {
-		tw.line(0, "%snearest: rule %d of %s, %s away", strings.Repeat(" ", len(a.Decision)+2), rule.Index, p.Policy,
-			plural(rule.Missing, "condition"))
+		tw.line(0, "%snearest: rule %d of %s, %s", strings.Repeat(" ", len(a.Decision)+2), rule.Index, p.Policy,
+			distance(rule.Missing, rule.Unknown))
 		if c := onlyMiss(rule); c != nil {
 			tw.line(0, "%s%s %s: %s", strings.Repeat(" ", len(a.Decision)+2), tw.colours.yellow("→"), c.Field, printable(why(c)))
 		}
 	}
+	tw.runnersUp(a, t)
 	for _, note := range a.notes() {
 		tw.line(0, "%s%s", strings.Repeat(" ", len(a.Decision)+2), tw.colours.cyan(note))
 	}
 	tw.b.WriteByte('\n')
 }
 
+// runnersUp names the rules that came nearest to letting the request pass after the nearest one.
+func (tw *traceWriter) runnersUp(a *answer, t *policy.Trace) {
+	misses := nearMisses(a, t)
+	for i := 1; i < len(misses) && i <= maxThenLines; i++ {
+		m := &misses[i]
+		tw.line(0, "%s%s", strings.Repeat(" ", len(a.Decision)+2),
+			tw.colours.dim(fmt.Sprintf("then: rule %d of %s, %s", m.Rule, printable(m.Policy), distance(m.Missing, m.Unknown))))
+	}
+}
+
+// distance says how far a rule is from matching.
+func distance(missing, unknown int) string {
+	switch {
+	case unknown == 0:
+		return plural(missing, "condition") + " away"
+	case missing == 0:
+		return "may match: " + plural(unknown, "condition") + " unknown"
+	}
+	return fmt.Sprintf("%s away, %d unknown", plural(missing, "condition"), unknown)
+}
+
 func (tw *traceWriter) decision(a *answer) string {
 	return tw.colours.bold(a.paint(tw.colours))
-}
-
-// nearestMiss is the ALLOW rule that would have let a denied request pass, had the least been different.
-func nearestMiss(a *answer, t *policy.Trace) (*policy.PolicyTrace, *policy.RuleTrace) {
-	if a.Reason != "no_allow_match" {
-		return nil, nil
-	}
-	var owner *policy.PolicyTrace
-	var best *policy.RuleTrace
-	for i := range t.Policies {
-		p := &t.Policies[i]
-		if !p.Scope.Applies || p.DryRun || p.Action != policy.ActionAllow {
-			continue
-		}
-		for j := range p.Rules {
-			if rule := &p.Rules[j]; best == nil || rule.CompareNearness(best) < 0 {
-				owner, best = p, rule
-			}
-		}
-	}
-	return owner, best
-}
-
-// onlyMiss is the condition that alone kept a rule from matching, or nil.
-func onlyMiss(r *policy.RuleTrace) *policy.ConditionTrace {
-	if r.Missing != 1 {
-		return nil
-	}
-	for i := range r.When {
-		if !r.When[i].Matched {
-			return &r.When[i]
-		}
-	}
-	for _, clauses := range [][]policy.ClauseTrace{r.From, r.To} {
-		if slices.ContainsFunc(clauses, func(c policy.ClauseTrace) bool { return c.Matched }) {
-			continue
-		}
-		if c := nearestSingle(clauses); c != nil {
-			return c
-		}
-	}
-	return nil
-}
-
-// nearestSingle is the nearest of the conditions that alone failed their clause.
-func nearestSingle(clauses []policy.ClauseTrace) (best *policy.ConditionTrace) {
-	for i := range clauses {
-		var missed []*policy.ConditionTrace
-		for j := range clauses[i].Conditions {
-			if c := &clauses[i].Conditions[j]; !c.Matched {
-				missed = append(missed, c)
-			}
-		}
-		if len(missed) == 1 && (best == nil || missed[0].Nearness > best.Nearness) {
-			best = missed[0]
-		}
-	}
-	return best
 }
 
 // describe is the request in a few words.
@@ -142,7 +106,7 @@ func describe(r *policy.Request) string {
 	case r.TCP:
 		return fmt.Sprintf("TCP connection to port %d", r.DestPort)
 	}
-	text := r.Method + " " + r.Path
+	text := cmp.Or(r.Method, "?") + " " + cmp.Or(r.Path, "?") // "?" for what a log does not hold
 	if r.Host != "" {
 		text += " at " + r.Host
 	}
@@ -150,15 +114,18 @@ func describe(r *policy.Request) string {
 }
 
 // request lists what policies can see of the request, so that a wrong assumption shows.
-func (tw *traceWriter) request(r *policy.Request, t *policy.Trace) {
+func (tw *traceWriter) request(r *policy.Request, t *policy.Trace, steps []canonicalStep, lacks []string) {
 	row := func(name, value string) {
 		if value != "" {
 			tw.line(1, "%s %s", tw.colours.dim(fmt.Sprintf("%-9s", name)), printable(value))
 		}
 	}
 	from := "no certificate"
-	if len(r.Names) > 0 {
+	switch {
+	case len(r.Names) > 0:
 		from = strings.Join(r.Names, ", ")
+	case slices.Contains(lacks, "source.principal"):
+		from = "unknown"
 	}
 	row("from", from)
 	if r.SourceIP.IsValid() {
@@ -187,6 +154,9 @@ func (tw *traceWriter) request(r *policy.Request, t *policy.Trace) {
 		if !strings.HasPrefix(h.Name, ":") {
 			row("header", h.Name+": "+shownHeader(h.Name, h.Value))
 		}
+	}
+	for i := range steps {
+		row("seen as", steps[i].words())
 	}
 	tw.b.WriteByte('\n')
 }
@@ -242,6 +212,8 @@ func (tw *traceWriter) policy(p *policy.PolicyTrace) {
 // policyMark is a tick for a policy that matched, in the colour of what that means for the request.
 func (tw *traceWriter) policyMark(p *policy.PolicyTrace) string {
 	switch {
+	case p.Unknown:
+		return tw.colours.yellow("?")
 	case !p.Matched:
 		return tw.colours.dim("✗")
 	case p.DryRun || p.Action == policy.ActionAudit:
@@ -272,9 +244,9 @@ func nearestRules(rules []policy.RuleTrace) []policy.RuleTrace {
 func (tw *traceWriter) rule(r *policy.RuleTrace) {
 	text := "matches"
 	if !r.Matched {
-		text = plural(r.Missing, "condition") + " away"
+		text = distance(r.Missing, r.Unknown)
 	}
-	tw.line(1, "%s rule %d%s", tw.mark(r.Matched), r.Index, tw.colours.dim(fmt.Sprintf(", line %d: %s", r.Line, text)))
+	tw.line(1, "%s rule %d%s", tw.markOf(r.Matched, r.MayMatch()), r.Index, tw.colours.dim(fmt.Sprintf(", line %d: %s", r.Line, text)))
 	if r.Note != "" {
 		tw.line(3, "%s", tw.colours.yellow(printable(r.Note)))
 	}
@@ -298,7 +270,7 @@ func (tw *traceWriter) clauses(name string, clauses []policy.ClauseTrace) {
 			}
 			continue
 		}
-		tw.line(2, "%s %s[%d]", tw.mark(c.Matched), name, i)
+		tw.line(2, "%s %s[%d]", tw.markOf(c.Matched, mayMatch(c)), name, i)
 		for j := range c.Conditions {
 			tw.condition(3, "", &c.Conditions[j])
 		}
@@ -306,7 +278,7 @@ func (tw *traceWriter) clauses(name string, clauses []policy.ClauseTrace) {
 }
 
 func (tw *traceWriter) condition(indent int, prefix string, c *policy.ConditionTrace) {
-	tw.line(indent, "%s %s%s: %s", tw.mark(c.Matched), prefix, tw.colours.bold(printable(c.Field)), printable(why(c)))
+	tw.line(indent, "%s %s%s: %s", tw.markOf(c.Matched, c.Unknown), prefix, tw.colours.bold(printable(c.Field)), printable(why(c)))
 	if !c.Matched && len(c.Values) > 1 && c.Hit == "" && c.Nearness >= near {
 		tw.line(indent+1, "  %s", tw.colours.dim("wanted one of "+list(c.Values)))
 	}
@@ -340,25 +312,48 @@ func list(values []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-func (tw *traceWriter) mark(matched bool) string {
-	if matched {
+// mayMatch reports whether only what is not known of the request says whether a source or operation is met.
+func mayMatch(c *policy.ClauseTrace) bool {
+	return !slices.ContainsFunc(c.Conditions, func(c policy.ConditionTrace) bool { return !c.Matched && !c.Unknown }) && !c.Matched
+}
+
+func (tw *traceWriter) markOf(matched, unknown bool) string {
+	switch {
+	case matched:
 		return tw.colours.green("✓")
+	case unknown:
+		return tw.colours.yellow("?")
 	}
 	return tw.colours.red("✗")
 }
 
-// others lists the policies that do not apply, each with its reason.
-func (tw *traceWriter) others(others []policy.PolicyTrace) {
+// notConsidered lists the documents that do not count for the workload, each with its reason.
+func notConsidered(t *policy.Trace) []string {
+	var out []string
+	for i := range t.Policies {
+		if p := &t.Policies[i]; !p.Scope.Applies {
+			out = append(out, fmt.Sprintf("%s %s: %s", p.Action, p.Policy, p.Scope.Reason))
+		}
+	}
+	for i := range t.Documents {
+		if d := &t.Documents[i]; !d.Scope.Applies {
+			out = append(out, fmt.Sprintf("%s %s: %s", d.Kind, d.Name, d.Scope.Reason))
+		}
+	}
+	return out
+}
+
+// others lists the documents that do not count.
+func (tw *traceWriter) others(others []string) {
 	if len(others) == 0 {
 		return
 	}
 	tw.line(0, "%s", tw.colours.dim("Not for this workload:"))
 	for i := range others {
-		p := &others[i]
 		if i == maxOtherPolicies && !tw.all {
 			tw.line(1, "%s", tw.colours.dim(fmt.Sprintf("and %d more (--all shows them)", len(others)-i)))
 			break
 		}
-		tw.line(1, "%s", tw.colours.dim(fmt.Sprintf("· %s %s: %s", p.Action, printable(p.Policy), printable(p.Scope.Reason))))
+		tw.line(1, "%s", tw.colours.dim("· "+printable(others[i])))
 	}
 }

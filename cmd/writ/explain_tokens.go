@@ -9,10 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-	securityv1beta1 "istio.io/api/security/v1beta1"
-
 	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/internal/policytest"
 	"github.com/writ-auth/writ/jwt"
 	"github.com/writ-auth/writ/policy"
 )
@@ -33,7 +31,7 @@ type tokenRuleTrace struct {
 	Line   int          `json:"line"`
 	Issuer string       `json:"issuer"`
 	Keys   string       `json:"keys"`   // inline, given (by --jwks) or missing
-	Result string       `json:"result"` // valid, none, unknown, or why it refuses
+	Result string       `json:"result"` // valid, unverified, none, unknown, or why it refuses
 	Found  []tokenFound `json:"found,omitempty"`
 }
 
@@ -88,14 +86,14 @@ func (s *session) traceTokenRule(ctx context.Context, rule policy.JWTRule, in jw
 	t := tokenRuleTrace{Rule: rule.ID, Issuer: rule.Spec.GetIssuer(), Keys: s.keys.described(rule)}
 	t.File, t.Line = rulePlaceOf(rule, s.docs)
 	t.Result, _ = s.ask(ctx, rule, in)
-	for _, p := range placesOf(rule.Spec) {
+	for _, p := range policytest.PlacesOf(rule.Spec) {
 		narrowed := in
-		if p.noQuery {
+		if p.NoQuery {
 			narrowed.Path, _, _ = strings.Cut(in.Path, "?")
 		}
-		result, key := s.ask(ctx, policy.JWTRule{ID: rule.ID, Spec: p.spec}, narrowed)
+		result, key := s.ask(ctx, policy.JWTRule{ID: rule.ID, Spec: p.Spec}, narrowed)
 		if result != "none" {
-			t.Found = append(t.Found, tokenFound{p.name, result, key})
+			t.Found = append(t.Found, tokenFound{p.Name, result, key})
 		}
 	}
 	return t
@@ -115,42 +113,6 @@ func (s *session) ask(ctx context.Context, rule policy.JWTRule, in jwt.Input) (r
 		return "none", ""
 	}
 	return out.Reason.String(), out.KeyID
-}
-
-// tokenPlace is one place a rule looks for tokens.
-type tokenPlace struct {
-	name    string
-	spec    *securityv1beta1.JWTRule // the rule, looking there only
-	noQuery bool                     // the rule's default also looks into the query, which has to be left out
-}
-
-// placesOf takes a rule apart into rules that look for a token in one place each.
-func placesOf(rule *securityv1beta1.JWTRule) []tokenPlace {
-	only := func(change func(*securityv1beta1.JWTRule)) *securityv1beta1.JWTRule {
-		narrowed := proto.CloneOf(rule)
-		narrowed.FromHeaders, narrowed.FromParams, narrowed.FromCookies = nil, nil, nil
-		change(narrowed)
-		return narrowed
-	}
-	param := func(name string) tokenPlace {
-		return tokenPlace{name: "parameter " + name, spec: only(func(r *securityv1beta1.JWTRule) { r.FromParams = []string{name} })}
-	}
-	if len(rule.GetFromHeaders())+len(rule.GetFromParams())+len(rule.GetFromCookies()) == 0 {
-		return []tokenPlace{{name: "header authorization", spec: rule, noQuery: true}, param("access_token")}
-	}
-	var places []tokenPlace
-	for _, h := range rule.GetFromHeaders() {
-		places = append(places, tokenPlace{name: "header " + strings.ToLower(h.GetName()), spec: only(func(r *securityv1beta1.JWTRule) {
-			r.FromHeaders = []*securityv1beta1.JWTHeader{h}
-		})})
-	}
-	for _, name := range rule.GetFromParams() {
-		places = append(places, param(name))
-	}
-	for _, name := range rule.GetFromCookies() {
-		places = append(places, tokenPlace{name: "cookie " + name, spec: only(func(r *securityv1beta1.JWTRule) { r.FromCookies = []string{name} })})
-	}
-	return places
 }
 
 // described says where a rule's keys are: inline, given or missing.

@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/writ-auth/writ/internal/policytest"
+	"github.com/writ-auth/writ/policy"
 )
 
 // requestFlags describe one request. They are turned into the CheckRequest a proxy would send, so that what follows is
@@ -18,10 +21,15 @@ type requestFlags struct {
 	tcp                                                    bool
 	jwt                                                    string // file with a bearer token
 	token                                                  string // what it holds
+	unverified                                             string // claims, or the file of them
+
+	carried      policy.Header  // the header that carries unverified claims
+	carriedQuery string         // or the parameter
+	metadata     map[string]any // or the proxy's metadata
 }
 
 // httpFlags are those that mean nothing for a TCP connection.
-func httpFlags() []string { return []string{"method", "path", "host", "header", "jwt"} }
+func httpFlags() []string { return []string{"method", "path", "host", "header", "jwt", unverifiedFlag} }
 
 func (r *requestFlags) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
@@ -34,13 +42,20 @@ func (r *requestFlags) flags(cmd *cobra.Command) {
 	f.Uint16Var(&r.port, "port", 0, "`port` the workload listens on")
 	f.StringArrayVarP(&r.headers, "header", "H", nil, "HTTP header `'k: v'`; repeat it, the order is kept")
 	f.StringVar(&r.jwt, "jwt", "", "`file` with a token, or -, sent as \"authorization: Bearer TOKEN\"")
+	f.StringVar(&r.unverified, unverifiedFlag, "",
+		"`claims` of a token that nobody signed and nobody verifies, as JSON or a file of it: for trying policies, not tokens")
 	f.StringVar(&r.sni, "sni", "", "server `name` of the TLS hello")
 	f.BoolVar(&r.tcp, "tcp", false, "a TCP connection instead of an HTTP request")
 }
 
+// requestFlagNames are all of them.
+func requestFlagNames() []string {
+	return append(httpFlags(), "from", "source-ip", "destination-ip", "port", "sni", "tcp")
+}
+
 // given reports the first of the flags that was set on the command line, or "".
 func (r *requestFlags) given(cmd *cobra.Command) string {
-	for _, name := range append(httpFlags(), "from", "source-ip", "destination-ip", "port", "sni", "tcp") {
+	for _, name := range requestFlagNames() {
 		if cmd.Flags().Changed(name) {
 			return name
 		}
@@ -58,6 +73,7 @@ type (
 		Destination peerJSON     `json:"destination"`
 		Request     *requestJSON `json:"request,omitempty"`
 		TLSSession  *tlsJSON     `json:"tlsSession,omitempty"`
+		Metadata    *filtersJSON `json:"metadataContext,omitempty"`
 	}
 	peerJSON struct {
 		Address   *addressJSON `json:"address,omitempty"`
@@ -87,6 +103,9 @@ type (
 		Key      string `json:"key"`
 		RawValue []byte `json:"rawValue"`
 	}
+	filtersJSON struct {
+		FilterMetadata map[string]any `json:"filterMetadata"`
+	}
 	tlsJSON struct {
 		SNI string `json:"sni"`
 	}
@@ -107,6 +126,9 @@ func (r *requestFlags) checkRequest(cmd *cobra.Command, trustDomain string) ([]b
 	}
 	if r.sni != "" {
 		a.TLSSession = &tlsJSON{SNI: r.sni}
+	}
+	if r.metadata != nil {
+		a.Metadata = &filtersJSON{r.metadata}
 	}
 	if r.tcp {
 		for _, name := range httpFlags() {
@@ -144,7 +166,7 @@ func peerAddress(flag, ip string, port uint16) (*addressJSON, error) {
 }
 
 func (r *requestFlags) http() (*requestJSON, error) {
-	h := httpJSON{Method: r.method, Path: r.path, Host: r.host, Scheme: "http"}
+	h := httpJSON{Method: r.method, Path: policytest.WithQuery(r.path, r.carriedQuery), Host: r.host, Scheme: "http"}
 	add := func(key, value string) {
 		h.HeaderMap.Headers = append(h.HeaderMap.Headers, headerJSON{key, []byte(value)})
 	}
@@ -152,7 +174,7 @@ func (r *requestFlags) http() (*requestJSON, error) {
 		add(":authority", r.host)
 	}
 	if r.path != "" {
-		add(":path", r.path)
+		add(":path", h.Path)
 	}
 	add(":method", r.method)
 	for _, header := range r.headers {
@@ -163,10 +185,16 @@ func (r *requestFlags) http() (*requestJSON, error) {
 		if r.token != "" && strings.EqualFold(name, "authorization") {
 			return nil, usagef("-H authorization and --jwt say the same: give one of them")
 		}
+		if strings.EqualFold(name, r.carried.Name) && r.carried.Name != "cookie" {
+			return nil, usagef("-H %s and --%s say the same: give one of them", name, unverifiedFlag)
+		}
 		add(strings.ToLower(name), strings.Trim(value, " \t"))
 	}
 	if r.token != "" {
 		add("authorization", "Bearer "+r.token)
+	}
+	if r.carried.Name != "" {
+		add(r.carried.Name, r.carried.Value)
 	}
 	return &requestJSON{h}, nil
 }

@@ -17,6 +17,14 @@ type coveragePage struct {
 	*policy.CoverageReport
 	Total string
 	Rows  []coverageRow
+
+	Authentications []authenticationRow
+}
+
+type authenticationRow struct {
+	*policy.AuthenticationCoverage
+	Width int // of the bar, percent
+	Gaps  int
 }
 
 type coverageRow struct {
@@ -53,6 +61,10 @@ func writeCoverageHTML(w io.Writer, r *policy.CoverageReport) error {
 			row.Rules = append(row.Rules, rule)
 		}
 		page.Rows = append(page.Rows, row)
+	}
+	for i := range r.Authentication {
+		a := &r.Authentication[i]
+		page.Authentications = append(page.Authentications, authenticationRow{a, 100 * a.Points.Covered / a.Points.All, len(authenticationGaps(a))})
 	}
 	t, err := template.New("coverage").Parse(coverageHTML)
 	if err != nil {

@@ -278,6 +278,9 @@ func (tr *testRun) run(ctx context.Context, s *policytest.Suite, c *policytest.C
 		report.Counts.Unknown++
 		out.Answer = &answer{Decision: "UNKNOWN", Headers: map[string]string{}, Workload: out.Answer.Workload}
 	}
+	if c.Request.Claims != nil {
+		out.Answer.markUnverified()
+	}
 	report.Tests = append(report.Tests, out)
 	return nil
 }

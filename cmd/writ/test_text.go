@@ -98,13 +98,32 @@ func percent(p float64) string { return fmt.Sprintf("%.1f %%", math.Floor(p*10)/
 
 // coverage lists what no test exercises.
 func (w *testWriter) coverage(r *policy.CoverageReport) {
+	for _, g := range allGaps(r) {
+		w.line("%s: %s", w.colours.bold(fmt.Sprintf("%s:%d", g.file, g.line)), printable(g.text))
+	}
+	parts := []string{ratio(r.Policies, "policies"), ratio(r.Rules, "rules")}
+	if r.Authentications.All > 0 {
+		parts = append(parts, ratio(r.Authentications, "authentications"))
+	}
+	w.line("coverage %s: %s", percent(r.Percent), strings.Join(append(parts, ratio(r.Branches, "branches")), ", "))
+}
+
+// allGaps lists what no test exercises, with the name of the document.
+func allGaps(r *policy.CoverageReport) []gap {
+	var gaps []gap
 	for i := range r.Policy {
 		p := &r.Policy[i]
-		for _, gap := range gapsOf(p) {
-			w.line("%s: %s %s", w.colours.bold(fmt.Sprintf("%s:%d", p.File, gap.line)), policyWords(p), printable(gap.text))
+		for _, g := range gapsOf(p) {
+			gaps = append(gaps, gap{p.File, g.line, policyWords(p) + " " + g.text})
 		}
 	}
-	w.line("coverage %s: %s, %s, %s", percent(r.Percent), ratio(r.Policies, "policies"), ratio(r.Rules, "rules"), ratio(r.Branches, "branches"))
+	for i := range r.Authentication {
+		a := &r.Authentication[i]
+		for _, g := range authenticationGaps(a) {
+			gaps = append(gaps, gap{a.File, g.line, a.Kind + " " + a.Name + " " + g.text})
+		}
+	}
+	return gaps
 }
 
 func policyWords(p *policy.PolicyCoverage) string {
@@ -121,6 +140,7 @@ func ratio(c policy.Count, noun string) string {
 
 // gap is something that no test exercises.
 type gap struct {
+	file string // where it is not clear already
 	line int
 	text string
 }
@@ -128,23 +148,58 @@ type gap struct {
 // gapsOf are the gaps of one policy. What is missing of a rule that never matched goes without saying.
 func gapsOf(p *policy.PolicyCoverage) []gap {
 	if len(p.Rules) == 0 && p.Asked == 0 {
-		return []gap{{p.Line, "no test asks it"}}
+		return []gap{{line: p.Line, text: "no test asks it"}}
 	}
 	var gaps []gap
 	for i := range p.Rules {
 		rule := &p.Rules[i]
 		name := fmt.Sprintf("rule %d", rule.Index)
 		if rule.Matched == 0 {
-			gaps = append(gaps, gap{rule.Line, name + " is never matched" + shadowWords(rule.Shadow)})
+			gaps = append(gaps, gap{line: rule.Line, text: name + " is never matched" + shadowWords(rule.Shadow)})
 			continue
 		}
 		for j := range rule.Branches {
 			if b := &rule.Branches[j]; b.Hits == 0 {
-				gaps = append(gaps, gap{b.Line, name + ": " + branchWords(b)})
+				gaps = append(gaps, gap{line: b.Line, text: name + ": " + branchWords(b)})
 			}
 		}
 	}
 	return gaps
+}
+
+// authenticationGaps are the gaps of one RequestAuthentication or PeerAuthentication.
+func authenticationGaps(a *policy.AuthenticationCoverage) []gap {
+	if a.Points.Covered == 0 {
+		return []gap{{line: a.Line, text: "counts for no test"}}
+	}
+	var gaps []gap
+	for i := range a.Parts {
+		part := &a.Parts[i]
+		for j := range part.Branches {
+			if b := &part.Branches[j]; b.Hits == 0 {
+				gaps = append(gaps, gap{line: b.Line, text: part.Part + ": " + authenticationWords(part, b)})
+			}
+		}
+	}
+	return gaps
+}
+
+// authenticationWords says what no test shows of a token rule or a mode.
+func authenticationWords(part *policy.PartCoverage, b *policy.BranchCoverage) string {
+	switch b.Kind {
+	case policy.BranchGoodToken:
+		return "no test has a token that it takes"
+	case policy.BranchRefusedToken:
+		return "no test has a token that it refuses"
+	case policy.BranchNoToken:
+		return "no test comes without a token"
+	case policy.BranchTokenPlace:
+		return "no test has a token in " + b.Value
+	case policy.BranchPlaintext:
+		return "no test comes without an identity, under " + part.About
+	default:
+		return "no test comes with an identity, under " + part.About
+	}
 }
 
 // branchWords says what no test shows of a branch.

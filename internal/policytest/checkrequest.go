@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/url"
 	"strings"
 
 	"github.com/writ-auth/writ/authz/extauthz"
@@ -77,35 +76,14 @@ func (r *Request) http() object {
 	return http
 }
 
-// withToken is the request with a token where the rules of the workload look for it: the first place of the first rule
-// of the token's issuer, or the usual header.
+// withToken is the request with a token of its claims, where it says or the workload's rules look for it.
 func (r *Request) withToken(token string, rules []policy.JWTRule) *Request {
 	sent := *r
-	sent.Headers = append([]policy.Header(nil), r.Headers...)
-	header := func(name, value string) {
-		sent.Headers = append(sent.Headers, policy.Header{Name: strings.ToLower(name), Value: value})
+	header, query := Carry(token, r.ClaimsAt, r.Claims, rules)
+	if header.Name != "" {
+		sent.Headers = append(append([]policy.Header(nil), r.Headers...), header)
 	}
-	for _, rule := range rules {
-		if s := rule.Spec; s.GetIssuer() == r.Claims["iss"] {
-			switch {
-			case len(s.GetFromHeaders()) > 0:
-				header(s.GetFromHeaders()[0].GetName(), s.GetFromHeaders()[0].GetPrefix()+token)
-				return &sent
-			case len(s.GetFromParams()) > 0:
-				separator := "?"
-				if strings.Contains(r.Path, "?") {
-					separator = "&"
-				}
-				sent.Path += separator + url.QueryEscape(s.GetFromParams()[0]) + "=" + token
-				return &sent
-			case len(s.GetFromCookies()) > 0:
-				header("cookie", s.GetFromCookies()[0]+"="+token)
-				return &sent
-			}
-			break
-		}
-	}
-	header("authorization", "Bearer "+token)
+	sent.Path = WithQuery(r.Path, query)
 	return &sent
 }
 
@@ -116,6 +94,6 @@ func (r *Request) withMetadata() *Request {
 	if sent.Metadata == nil {
 		sent.Metadata = object{}
 	}
-	sent.Metadata[jwtFilter] = object{jwtPayload: r.Claims}
+	maps.Copy(sent.Metadata, ProxyMetadata(r.Claims))
 	return &sent
 }

@@ -131,7 +131,7 @@ func (b *suiteDecoder) add(c Case, s *setup) {
 		b.problem(at, "tests", "%q: whom is the request for? Write to: in its request, or in defaults", c.Name)
 	case r.TCP && (r.Host != "" || len(r.Headers) > 0 || r.Claims != nil):
 		b.problem(at, "tests", "%q: a TCP connection has no host, headers and token: leave them out, or tcp", c.Name)
-	case r.Claims != nil && hasHeader(r, "authorization"):
+	case r.Claims != nil && (r.ClaimsAt == "" || r.ClaimsAt == DefaultPlace) && hasHeader(r, "authorization"):
 		b.problem(at, "tests", "%q: unverified_claims and the header authorization say the same: leave one of them out", c.Name)
 	case c.Time.IsZero() && (r.Claims["exp"] != nil || r.Claims["nbf"] != nil):
 		b.problem(at, "tests", "%q: a token with times is judged by the clock, and the test would not stay true: write time:", c.Name)

@@ -137,6 +137,12 @@ func (b *suiteDecoder) requestFields(r *Request) []field {
 			}
 		}},
 		{"unverified_claims", func(n *yaml.Node, path string) { b.claims(n, path, r) }},
+		{"unverified_claims_at", func(n *yaml.Node, path string) {
+			if b.set(&r.ClaimsAt)(n, path); !isPlace(r.ClaimsAt) {
+				b.problem(n, path, "%q: want header NAME, parameter NAME or cookie NAME", r.ClaimsAt)
+			}
+			r.ClaimsAt = lowerHeader(r.ClaimsAt)
+		}},
 	}
 }
 

@@ -6,15 +6,11 @@ import (
 	"strconv"
 	"time"
 
+	securityv1beta1 "istio.io/api/security/v1beta1"
+
 	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/authz/extauthz"
 	"github.com/writ-auth/writ/policy"
-)
-
-// Names of the filter whose verified claims a proxy passes on, and of the payload in its metadata.
-const (
-	jwtFilter  = "envoy.filters.http.jwt_authn"
-	jwtPayload = "payload"
 )
 
 // Config says what cases are decided by. Documents are without errors; every other zero value is that of the server.
@@ -41,36 +37,40 @@ type Runner struct {
 	server   *extauthz.Server
 	options  extauthz.Options
 	tokens   authz.TokenMode
-	issuer   *issuer
+	issuer   *Issuer
+	verifier authz.Tokens
 	coverage *policy.Coverage
 	stubs    *stubs
+	probes   map[*securityv1beta1.JWTRule]*probe
 	now      time.Time // of the case at hand; zero is the clock's
 }
 
 // New prepares a runner.
 func New(cfg Config) (*Runner, error) {
-	issuer, err := newIssuer()
+	issuer, err := NewIssuer()
 	if err != nil {
 		return nil, err
 	}
 	r := &Runner{
 		options: extauthz.Options{TrustedHops: cfg.TrustedHops, Paths: cfg.Paths}, tokens: cfg.Tokens, issuer: issuer, coverage: cfg.Coverage,
+		probes: map[*securityv1beta1.JWTRule]*probe{},
 	}
-	r.snapshot = policy.NewSnapshot(issuer.lend(cfg.Documents), cfg.Mesh)
+	r.snapshot = policy.NewSnapshot(issuer.Lend(cfg.Documents), cfg.Mesh)
 	r.stubs = newStubs(&cfg)
 	providers, err := authz.NewProviders(nil, r.stubs.configs...)
 	if err != nil {
 		return nil, err
 	}
 	if r.coverage != nil {
+		if cfg.Tokens == authz.TokensMetadata {
+			r.coverage.TokensElsewhere()
+		}
 		r.coverage.Add(r.snapshot)
 	}
+	r.verifier = authz.Tokens{Mode: cfg.Tokens, Source: issuer.Source, Now: r.Now}
 	r.server, err = extauthz.New(extauthz.Config{
-		Snapshot: func() *policy.Snapshot { return r.snapshot },
-		Engine: &authz.Engine{
-			Tokens:    authz.Tokens{Mode: cfg.Tokens, Source: issuer.source, Now: r.Now},
-			Providers: providers,
-		},
+		Snapshot:    func() *policy.Snapshot { return r.snapshot },
+		Engine:      &authz.Engine{Tokens: r.verifier, Providers: providers},
 		TrustedHops: cfg.TrustedHops,
 		Paths:       cfg.Paths,
 	})
@@ -137,7 +137,9 @@ func (r *Runner) Run(ctx context.Context, c *Case) (*Result, error) {
 			out.Outcome = Failed
 		}
 		if r.coverage != nil && d.Workload != nil {
-			r.coverage.Record(d.Workload, &out.Request, reached(d))
+			o := reached(d)
+			o.Tokens = r.tokensSeen(ctx, d, &out.Request)
+			r.coverage.Record(d.Workload, &out.Request, o)
 		}
 	}
 	out.Took = time.Since(started)
@@ -156,14 +158,14 @@ func (r *Runner) Explain(res *Result) *policy.Trace {
 // prepare sets the stage for a case and makes its CheckRequest.
 func (r *Runner) prepare(c *Case) ([]byte, error) {
 	r.now, r.stubs.answers, r.stubs.missing = c.Time, c.Providers, nil
-	r.issuer.claims, r.issuer.missing = c.Request.Claims != nil, nil
+	r.issuer.Begin(c.Request.Claims != nil)
 	sent := &c.Request
 	switch {
 	case sent.Claims == nil:
 	case r.tokens == authz.TokensMetadata:
 		sent = sent.withMetadata()
 	default:
-		token, err := r.issuer.sign(sent.Claims)
+		token, err := r.issuer.Sign(sent.Claims)
 		if err != nil {
 			return nil, err
 		}
@@ -207,9 +209,11 @@ func (r *Runner) deniedAnyway(c *Case, d *authz.Decision) bool {
 
 // reached says how far a decision went.
 func reached(d *authz.Decision) policy.Reached {
-	o := policy.Reached{Custom: true, Policies: d.Evaluated}
+	o := policy.Reached{MTLS: true, Custom: true, Policies: d.Evaluated}
 	switch d.Layer {
-	case authz.LayerSystem, authz.LayerRevoked, authz.LayerMTLS:
+	case authz.LayerSystem, authz.LayerRevoked:
+		o.MTLS, o.Custom = false, false
+	case authz.LayerMTLS:
 		o.Custom = false
 	case authz.LayerCustom, authz.LayerDeny:
 		o.DeniedBy = d.Rule

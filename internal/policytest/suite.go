@@ -94,6 +94,7 @@ type Request struct {
 
 	Metadata map[string]any // of the proxy's filters, by namespace
 	Claims   map[string]any // unverified_claims; nil for no token
+	ClaimsAt string         // where their token is sent, as [Place] names it; empty for where the workload's rules look first
 }
 
 // String describes the request in a few words.

@@ -18,32 +18,36 @@ import (
 	"github.com/writ-auth/writ/policy"
 )
 
-// issuer signs tokens for cases with unverified claims, and lends every token rule the key to verify them with. The key
-// is made for one runner and never leaves it.
-type issuer struct {
+// Issuer signs tokens of unverified claims, and lends every token rule the key to verify them with. The key is made for it
+// and never leaves it: no server knows a token that it signs. It is not safe for concurrent use.
+type Issuer struct {
 	private ed25519.PrivateKey
 	public  *jwt.KeySet
 	inline  []*jwt.KeySet // keys that documents hold, by the number in the address that took their place
 
-	claims  bool     // the case at hand has unverified claims
-	missing []string // issuers whose keys a token of the case needs and only an authority fetches
+	claims  bool     // the request at hand has unverified claims
+	missing []string // issuers whose keys a token of the request needs and only an authority fetches
 }
 
-func newIssuer() (*issuer, error) {
+// NewIssuer makes an issuer with a key of its own.
+func NewIssuer() (*Issuer, error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	x := base64.RawURLEncoding.EncodeToString(public)
 	set, err := jwt.ParseKeySet([]byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"` + x + `"}]}`))
-	return &issuer{private: private, public: set}, err
+	return &Issuer{private: private, public: set}, err
 }
 
-// sign makes a token of claims.
-func (i *issuer) sign(claims map[string]any) (string, error) {
+// Begin says whether the request that is decided next has unverified claims. Only then its rules take the issuer's key.
+func (i *Issuer) Begin(claims bool) { i.claims, i.missing = claims, nil }
+
+// Sign makes a token of claims. It is good for nobody but the rules that [Issuer.Lend] returned.
+func (i *Issuer) Sign(claims map[string]any) (string, error) {
 	payload, err := json.Marshal(claims)
 	if err != nil {
-		return "", fmt.Errorf("unverified_claims: %w", err)
+		return "", fmt.Errorf("unverified claims: %w", err)
 	}
 	encode := base64.RawURLEncoding.EncodeToString
 	signed := encode([]byte(`{"alg":"EdDSA","typ":"JWT"}`)) + "." + encode(payload)
@@ -53,8 +57,9 @@ func (i *issuer) sign(claims map[string]any) (string, error) {
 // inlineAddress takes the place of keys inside a document, which the verifier would use whatever the case says.
 const inlineAddress = "inline:"
 
-// lend returns the documents with the keys of their token rules replaced by addresses that keys answers for.
-func (i *issuer) lend(docs []*policy.Document) []*policy.Document {
+// Lend returns the documents with the keys of their token rules replaced by addresses that [Issuer.Source] answers
+// for.
+func (i *Issuer) Lend(docs []*policy.Document) []*policy.Document {
 	out := slices.Clone(docs)
 	for n, doc := range docs {
 		spec, ok := doc.Spec.(*securityv1beta1.RequestAuthentication)
@@ -80,12 +85,12 @@ func (i *issuer) lend(docs []*policy.Document) []*policy.Document {
 	return out
 }
 
-// source is where the keys of a rule come from. It is what [authz.Tokens] asks.
-func (i *issuer) source(w jwt.Wanted) jwt.Source { return &keys{i, w} }
+// Source is where the keys of a rule come from. It is what [authz.Tokens] asks.
+func (i *Issuer) Source(w jwt.Wanted) jwt.Source { return &keys{i, w} }
 
 // keys are those of one rule, for the case at hand.
 type keys struct {
-	issuer *issuer
+	issuer *Issuer
 	wanted jwt.Wanted
 }
 
