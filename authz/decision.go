@@ -44,6 +44,7 @@ const (
 	ReasonAmbiguousWorkload Reason = "ambiguous_workload"  // registered workloads disagree on the policies
 	ReasonBadRequest        Reason = "bad_request"         // the CheckRequest cannot be read
 	ReasonPathNotNormalized Reason = "path_not_normalized" // the proxy passed on a path it should have normalized or refused
+	ReasonOverloaded        Reason = "overloaded"          // turned away unread: more checks arrived than can be answered
 	ReasonInternal          Reason = "internal_error"      // a panic, recovered
 )
 
@@ -54,6 +55,7 @@ const (
 	ReasonProviderUndefined   Reason = "provider_undefined"    // its policy has no answer for this request
 	ReasonProviderUnknown     Reason = "provider_unknown"      // no provider has this name
 	ReasonProviderNotReady    Reason = "provider_not_ready"    // it has nothing to answer by yet
+	ReasonProviderNoIdentity  Reason = "provider_no_identity"  // there is no certificate to ask it with
 	ReasonProviderHTTPOnly    Reason = "provider_http_only"    // it cannot judge a TCP connection
 	ReasonProviderOverload    Reason = "provider_overload"     // too many questions are open
 	ReasonProviderTimeout     Reason = "provider_timeout"      // no answer in time
@@ -69,7 +71,7 @@ const (
 func ProviderReasons() []Reason {
 	return []Reason{
 		ReasonProviderAllowed, ReasonProviderDenied, ReasonProviderUndefined, ReasonProviderUnknown, ReasonProviderNotReady,
-		ReasonProviderHTTPOnly, ReasonProviderOverload, ReasonProviderTimeout, ReasonProviderUnreachable, ReasonProviderCircuitOpen,
+		ReasonProviderNoIdentity, ReasonProviderHTTPOnly, ReasonProviderOverload, ReasonProviderTimeout, ReasonProviderUnreachable, ReasonProviderCircuitOpen,
 		ReasonProviderBadRequest, ReasonProviderBadAnswer, ReasonProviderError, ReasonProviderPanic,
 	}
 }

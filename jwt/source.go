@@ -41,6 +41,8 @@ type SourcesConfig struct {
 	Metrics SourceMetrics
 	// Logger is told of failures and recoveries, nil for nobody.
 	Logger *slog.Logger
+	// Waiting is told when a request begins to wait for a fetch, and what it returns when it has waited; nil for nobody.
+	Waiting func(context.Context) (done func())
 	// Now is the wall clock for times in [SourceStatus], nil for time.Now. Nothing is scheduled by it and no key ages
 	// by it: a clock that jumps neither drops keys nor keeps them.
 	Now func() time.Time

@@ -68,6 +68,9 @@ func (r *remote) Refetch(ctx context.Context) *KeySet {
 	}
 	r.s.cfg.Metrics.Refetched(outcome)
 	if done != nil {
+		if waiting := r.s.cfg.Waiting; waiting != nil {
+			defer waiting(ctx)()
+		}
 		select {
 		case <-done:
 		case <-ctx.Done():

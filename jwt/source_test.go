@@ -241,6 +241,11 @@ func TestSourceRefetchSingleFlight(t *testing.T) {
 		counts := newTally()
 		cfg := nearby()
 		cfg.Metrics = counts
+		var waiting, waited atomic.Int32
+		cfg.Waiting = func(context.Context) func() {
+			waiting.Add(1)
+			return func() { waited.Add(1) }
+		}
 		_, src := started(t, cfg, jwt.Wanted{JWKSURI: idp.URL})
 		pass(30 * time.Second)
 		idp.now(func(w http.ResponseWriter, _ *http.Request) {
@@ -271,6 +276,9 @@ func TestSourceRefetchSingleFlight(t *testing.T) {
 		all.Wait()
 		if idp.hits.Load() != 2 || fresh.Load() != jwt.MaxWaiters || old.Load() != 500 {
 			t.Errorf("%d fetches; %d got new keys, %d old", idp.hits.Load(), fresh.Load(), old.Load())
+		}
+		if waiting.Load() != jwt.MaxWaiters || waited.Load() != jwt.MaxWaiters {
+			t.Errorf("%d began to wait and %d ended, want %d: those that were turned away never did", waiting.Load(), waited.Load(), jwt.MaxWaiters)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
@@ -31,6 +32,7 @@ const (
 	DefaultDrainTimeout    = 10 * time.Second
 
 	DefaultMaxConcurrentStreams = 1024
+	DefaultMaxConnections       = 10_000
 
 	// maxMessageBytes is where the transport gives up. Between MaxRequestBytes and this, a request is read and
 	// denied in the response; above it gRPC itself answers with an error.
@@ -61,6 +63,10 @@ type Config struct {
 	Reflection           bool          // offer gRPC server reflection
 	DrainTimeout         time.Duration // how long calls in flight may take to end, default DefaultDrainTimeout
 	MaxConcurrentStreams uint32        // per connection, default DefaultMaxConcurrentStreams
+	MaxConnections       int           // more wait to be accepted, default DefaultMaxConnections
+
+	// Limiter turns checks away under overload; nil answers all of them, however late.
+	Limiter *Limiter
 }
 
 // Server answers Envoy's Check calls.
@@ -77,6 +83,8 @@ type Server struct {
 	reflection   bool
 	drainTimeout time.Duration
 	maxStreams   uint32
+	maxConns     int
+	limiter      *Limiter
 
 	health *health.Server
 	codec  *codec
@@ -99,12 +107,15 @@ func (cfg Config) checked() (Config, error) {
 		return cfg, fmt.Errorf("extauthz: paths %q: want %q or %q", cfg.Paths, PathsBase, PathsNone)
 	case cfg.MaxRequestBytes < 0 || cfg.MaxRequestBytes > maxMessageBytes:
 		return cfg, fmt.Errorf("extauthz: max request bytes %d: want 1 to %d", cfg.MaxRequestBytes, maxMessageBytes)
+	case cfg.MaxConnections < 0:
+		return cfg, fmt.Errorf("extauthz: max connections %d: want 1 or more", cfg.MaxConnections)
 	case cfg.DrainTimeout < 0:
 		return cfg, fmt.Errorf("extauthz: drain timeout %v: want more than 0", cfg.DrainTimeout)
 	}
 	cfg.Paths = cmp.Or(cfg.Paths, PathsBase)
 	cfg.MaxRequestBytes = cmp.Or(cfg.MaxRequestBytes, DefaultMaxRequestBytes)
 	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, DefaultDrainTimeout)
+	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
 	cfg.MaxConcurrentStreams = cmp.Or(cfg.MaxConcurrentStreams, DefaultMaxConcurrentStreams)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -129,6 +140,8 @@ func New(cfg Config) (*Server, error) {
 		reflection:      cfg.Reflection,
 		drainTimeout:    cfg.DrainTimeout,
 		maxStreams:      cfg.MaxConcurrentStreams,
+		maxConns:        cfg.MaxConnections,
+		limiter:         cfg.Limiter,
 		health:          health.NewServer(),
 	}
 	if cfg.TLS != nil {
@@ -197,7 +210,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		reflection.Register(server)
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	go func() { served <- server.Serve(netutil.LimitListener(l, s.maxConns)) }()
 	select {
 	case err := <-served:
 		server.Stop()

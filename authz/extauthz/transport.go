@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -53,8 +54,13 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 			PermitWithoutStream: true,
 		}),
 	}
+	creds := insecure.NewCredentials()
 	if s.tls != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(s.tls)))
+		creds = credentials.NewTLS(s.tls)
 	}
-	return options
+	if s.limiter != nil {
+		creds = &gatedCredentials{creds, s, newShedAnswer(s.limiter.answer)}
+		options = append(options, grpc.ReadBufferSize(0)) // the gate has a buffer
+	}
+	return append(options, grpc.Creds(creds))
 }

@@ -29,6 +29,8 @@ type answer struct {
 	Audit      *ruleRef          `json:"audit,omitempty"`
 	Shadow     *shadow           `json:"shadow,omitempty"`
 	Workload   *policy.Workload  `json:"workload,omitempty"`
+
+	UnverifiedClaims bool `json:"unverified_claims,omitempty"` // claims that nobody verified count in the place of a token
 }
 
 // tokenAnswer is what became of the request's token, and what it does to an allowed request.
@@ -209,7 +211,7 @@ func (a *answer) because() string {
 		return "ALLOW policies apply to this workload and none of their rules matches"
 	case authz.ReasonTokenRefused:
 		return a.Token.refusal()
-	case reasonKeysNotGiven, reasonProviderNotAsked:
+	case reasonKeysNotGiven, reasonProviderNotAsked, reasonNotInLog, reasonInAnyCase:
 		return a.Detail
 	}
 	text := strings.ReplaceAll(string(a.Reason), "_", " ")
@@ -225,6 +227,9 @@ func (a *answer) because() string {
 // notes are the facts beside the answer: what was audited and what dry-run policies say.
 func (a *answer) notes() []string {
 	notes := a.customNotes()
+	if a.UnverifiedClaims {
+		notes = append(notes, unverifiedNote)
+	}
 	if a.Audit != nil {
 		notes = append(notes, fmt.Sprintf("audited: rule %d of %s", a.Audit.Rule, a.Audit.Policy))
 	}

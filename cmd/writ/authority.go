@@ -47,6 +47,8 @@ type authority struct {
 	local     *node            // agent of this machine's workloads; nil without one
 	listening []listenerStatus // set before anything runs
 
+	limiter *extauthz.Limiter // turns checks away under overload; nil if configured so
+
 	loading sync.Mutex // one load at a time
 
 	mu       sync.Mutex // guards what follows
@@ -100,6 +102,9 @@ func (a *authority) newChecks(ctx context.Context) error {
 	if a.providers, err = newProviders(cfg.Authz, a.log, nil); err != nil {
 		return invalidf("%w", err)
 	}
+	if a.limiter, err = a.newLimiter(); err != nil {
+		return err
+	}
 	a.metrics.WatchCustom(a.providers.sources())
 	a.providers.loadLocal(ctx)
 	engine := &authz.Engine{Tokens: tokens, Providers: a.providers.table}
@@ -121,6 +126,8 @@ func (a *authority) newChecks(ctx context.Context) error {
 		TLS:             serverTLS,
 		Reflection:      cfg.Authz.Reflection,
 		DrainTimeout:    cfg.Authz.DrainTimeout,
+		Limiter:         a.limiter,
+		MaxConnections:  cfg.Authz.MaxConnections,
 	})
 	return err
 }
@@ -140,47 +147,9 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	supporting, stopSupporting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSupporting()
 	back, backCtx := errgroup.WithContext(supporting)
-	back.Go(func() error { return a.decisions.Run(backCtx) })
-	if a.sources != nil {
-		back.Go(func() error { return a.sources.Run(backCtx) })
-	}
-	if a.providers != nil {
-		a.providers.run(backCtx, back)
-		back.Go(func() error { return a.shadows.Run(backCtx) })
-	}
-	a.trials.run(backCtx, back)
-	if l.diagnostics != nil {
-		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, l.diagnostics, a.diagnostics())) })
-	}
-	if l.admin != nil {
-		back.Go(func() error { return ignoreClosed(serveHTTP(backCtx, adminListener{l.admin, a.log}, a.admin())) })
-	}
-	if a.issuing != nil {
-		a.issuing.support(backCtx, back)
-	}
-
+	a.support(backCtx, back, l)
 	front, frontCtx := errgroup.WithContext(ctx)
-	if a.checks != nil {
-		loaded := make(chan struct{})
-		front.Go(func() error { return a.watch(frontCtx, loaded) })
-		front.Go(func() error {
-			select {
-			case <-loaded: // checks that arrive before wait in the listener's queue
-			case <-frontCtx.Done():
-			}
-			return a.checks.Serve(frontCtx, l.authz)
-		})
-	}
-	if a.issuing != nil {
-		front.Go(func() error { return a.issuing.server.Serve(frontCtx, l.ca) })
-		front.Go(func() error { return a.issuing.distribution.run(frontCtx) }) // its streams end before that server drains
-		if a.issuing.endpoint != nil {
-			front.Go(func() error { return a.issuing.endpoint.serve(frontCtx, l.bundle) })
-		}
-	}
-	if a.local != nil {
-		front.Go(func() error { return a.local.runLocal(frontCtx, &agentListeners{sds: l.sds}) })
-	}
+	a.serve(frontCtx, front, l)
 	front.Go(func() error { return a.hangups(frontCtx) })
 	front.Go(func() error { return a.sayDraining(frontCtx) })
 	front.Go(func() error { // what supports the checks must not end before them
@@ -196,6 +165,53 @@ func (a *authority) run(ctx context.Context, l *listeners) error {
 	err = errors.Join(err, back.Wait())
 	a.log.Info("stopped")
 	return err
+}
+
+// support starts what those who answer need.
+func (a *authority) support(ctx context.Context, back *errgroup.Group, l *listeners) {
+	back.Go(func() error { return a.decisions.Run(ctx) })
+	if a.sources != nil {
+		back.Go(func() error { return a.sources.Run(ctx) })
+	}
+	if a.providers != nil {
+		a.providers.run(ctx, back)
+		back.Go(func() error { return a.shadows.Run(ctx) })
+	}
+	a.trials.run(ctx, back)
+	if l.diagnostics != nil {
+		back.Go(func() error { return ignoreClosed(serveHTTP(ctx, l.diagnostics, a.diagnostics())) })
+	}
+	if l.admin != nil {
+		back.Go(func() error { return ignoreClosed(serveHTTP(ctx, adminListener{l.admin, a.log}, a.admin())) })
+	}
+	if a.issuing != nil {
+		a.issuing.support(ctx, back)
+	}
+}
+
+// serve starts those who answer.
+func (a *authority) serve(ctx context.Context, front *errgroup.Group, l *listeners) {
+	if a.checks != nil {
+		loaded := make(chan struct{})
+		front.Go(func() error { return a.watch(ctx, loaded) })
+		front.Go(func() error {
+			select {
+			case <-loaded: // checks that arrive before wait in the listener's queue
+			case <-ctx.Done():
+			}
+			return a.checks.Serve(ctx, l.authz)
+		})
+	}
+	if a.issuing != nil {
+		front.Go(func() error { return a.issuing.server.Serve(ctx, l.ca) })
+		front.Go(func() error { return a.issuing.distribution.run(ctx) }) // its streams end before that server drains
+		if a.issuing.endpoint != nil {
+			front.Go(func() error { return a.issuing.endpoint.serve(ctx, l.bundle) })
+		}
+	}
+	if a.local != nil {
+		front.Go(func() error { return a.local.runLocal(ctx, &agentListeners{sds: l.sds}) })
+	}
 }
 
 // announce logs what listens where.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/authz/extauthz"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -47,6 +48,8 @@ type authzConfig struct {
 	MaxRequestBytes int               `yaml:"max_request_bytes"`
 	Reflection      bool              `yaml:"reflection"`
 	DrainTimeout    time.Duration     `yaml:"drain_timeout"`
+	Overload        overloadConfig    `yaml:"overload" short:"answer"`
+	MaxConnections  int               `yaml:"max_connections"`
 
 	Providers          []providerConfig  `yaml:"providers"`           // whom CUSTOM policies may ask
 	ExtensionProviders []extensionConfig `yaml:"extension_providers"` // the same as in Istio's MeshConfig
@@ -116,6 +119,8 @@ func (a *authzConfig) defaults() {
 		DecisionLog:     decisionLogConfig{To: "stdout", Log: "denials"},
 		MaxRequestBytes: 4 << 20,
 		DrainTimeout:    10 * time.Second,
+		Overload:        defaultOverload(),
+		MaxConnections:  extauthz.DefaultMaxConnections,
 	}
 }
 

@@ -32,6 +32,7 @@ func (d *configDecoder) check(c *config) {
 	}
 	if c.Authz != nil {
 		d.checkAuthz(c.Authz)
+		d.checkIdentities(c)
 	}
 	if c.CA != nil {
 		d.checkCA(c)
@@ -108,6 +109,7 @@ func (d *configDecoder) checkAuthz(a *authzConfig) {
 	d.oneOf("authz.paths", a.Paths, "base", "none")
 	d.checkTokens(a)
 	d.checkProviders(a)
+	d.checkOverload(a)
 	d.oneOf("authz.decision_log.log", a.DecisionLog.Log, "off", "denials", "all")
 	if a.DecisionLog.To == "" {
 		d.bad("authz.decision_log.to", "empty: want stdout, stderr or a file; to log nothing, set log: off")

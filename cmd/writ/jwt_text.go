@@ -56,6 +56,8 @@ func resultWords(result string) string {
 		return "cannot be told without its keys"
 	case "valid":
 		return "valid"
+	case resultUnverified:
+		return "would be valid if the issuer had signed it"
 	}
 	return "refused: " + strings.ReplaceAll(result, "_", " ")
 }
@@ -69,6 +71,8 @@ func (p palette) resultMark(result string) string {
 		return p.dim("·")
 	case "unknown":
 		return p.yellow("?")
+	case resultUnverified:
+		return p.cyan("~")
 	}
 	return p.red("✗")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -136,6 +137,7 @@ func (a *authority) tokens() (authz.Tokens, error) {
 		return t, err
 	}
 	cfg.Metrics, cfg.Logger = a.metrics, a.log
+	cfg.Waiting = func(ctx context.Context) func() { return a.limiter.Waiting(ctx) } // which is made later
 	if a.sources, err = jwt.NewSources(cfg); err != nil {
 		return t, err
 	}

@@ -179,6 +179,8 @@ func (a *authority) status(ctx context.Context) statusReport {
 	r.Trials = a.trials.report()
 	r.Providers = a.providers.report()
 	r.Warnings = append(r.Warnings, a.providers.warnings()...)
+	r.Overload = a.overloadReport()
+	r.Warnings = append(r.Warnings, r.Overload.warnings()...)
 	r.DecisionLog = decisionLogReport{a.config.Authz.DecisionLog.To, a.config.Authz.DecisionLog.Log, a.decisions.Dropped()}
 	a.mu.Lock()
 	last, loaded := a.lastLoad, a.loaded

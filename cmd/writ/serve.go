@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 
@@ -149,7 +148,7 @@ func (l *listeners) open(cfg *config) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", want.key, err)
 		}
-		*want.into = opened
+		*want.into = bounded(opened, want.into == &l.bundle || want.into == &l.diagnostics)
 	}
 	return nil
 }
@@ -160,18 +159,6 @@ func (l *listeners) close() {
 			_ = open.Close()
 		}
 	}
-}
-
-func newLogger(w io.Writer, c logConfig) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil { // checked with the configuration
-		level = slog.LevelInfo
-	}
-	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }
 
 // ignoreClosed drops the error of a listener that was closed on purpose.

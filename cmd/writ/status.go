@@ -253,6 +253,7 @@ func (sw *statusWriter) checks(r *statusReport) {
 		rows = append(rows, []string{"none yet"})
 	}
 	sw.table(rows)
+	sw.overload(r.Overload)
 	if r.DecisionLog.Dropped > 0 {
 		fmt.Fprintf(&sw.b, "  %d decision log lines were lost: %s is too slow\n", r.DecisionLog.Dropped, r.DecisionLog.To)
 	}

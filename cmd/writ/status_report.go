@@ -20,6 +20,7 @@ type statusReport struct {
 	Providers   []providerReport       `json:"providers,omitempty"` // that CUSTOM policies may ask
 	Trials      []trialReport          `json:"trials,omitempty"`    // of other documents on live traffic
 	Checks      []telemetry.CheckCount `json:"checks"`
+	Overload    *overloadReport        `json:"overload,omitempty"` // what becomes of checks that are too many
 	DecisionLog decisionLogReport      `json:"decision_log"`
 	CA          *caReport              `json:"ca,omitempty"`    // absent without a certificate authority
 	Agent       *agentReport           `json:"agent,omitempty"` // of an agent, which has nothing of the rest

@@ -33,7 +33,7 @@ func explainText(t *testing.T, colours palette, all bool, rules int) string {
 	var d authz.Decision
 	new(authz.Engine).Decide(t.Context(), snap, bound, r, &d)
 	var out bytes.Buffer
-	if err := writeTrace(&out, colours, all, &explanation{new(answers).of(&d), nil, snap.Explain(w, r)}, r); err != nil {
+	if err := writeTrace(&out, colours, all, &explanation{answer: new(answers).of(&d), Trace: snap.Explain(w, r)}, r); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()

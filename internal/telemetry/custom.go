@@ -18,6 +18,8 @@ type CustomSource struct {
 	// Ready says whether it has policies to answer by, and Failing whether the last attempt to renew them failed; both
 	// are nil for one that is somewhere else.
 	Ready, Failing func() bool
+	// IdentityEnds is when writ's own certificate for it ends, zero while there is none that is good; nil for one that needs none.
+	IdentityEnds func() time.Time
 }
 
 // observeCustom counts what providers were asked. It neither allocates nor locks.

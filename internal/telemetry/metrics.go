@@ -369,8 +369,8 @@ func (m *Metrics) WatchShadows(s *authz.Shadows) {
 
 // customCollector reads the state of providers at the moment of a scrape.
 type customCollector struct {
-	sources                  []CustomSource
-	inFlight, ready, failing *prometheus.Desc
+	sources                            []CustomSource
+	inFlight, ready, failing, identity *prometheus.Desc
 }
 
 func newCustomCollector(sources []CustomSource) *customCollector {
@@ -382,12 +382,13 @@ func newCustomCollector(sources []CustomSource) *customCollector {
 		inFlight: describe("writ_custom_in_flight", "Questions to a provider that are open."),
 		ready:    describe("writ_custom_policies_ready", "1 if an OPA provider has policies to answer by; without them, whoever asks is denied."),
 		failing:  describe("writ_custom_policies_load_failed", "1 while the policies of an OPA provider cannot be renewed; the last good ones stay in force."),
+		identity: describe("writ_custom_identity_expiry_timestamp_seconds", "When writ's own certificate for a provider ends; 0 while it has none that is good, and the provider is not asked."),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (c *customCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.inFlight, c.ready, c.failing} {
+	for _, d := range []*prometheus.Desc{c.inFlight, c.ready, c.failing, c.identity} {
 		out <- d
 	}
 }
@@ -404,6 +405,13 @@ func (c *customCollector) Collect(out chan<- prometheus.Metric) {
 		if s.Ready != nil {
 			gauge(c.ready, is[s.Ready()], s.Name)
 			gauge(c.failing, is[s.Failing()], s.Name)
+		}
+		if s.IdentityEnds != nil {
+			ends := 0.0
+			if t := s.IdentityEnds(); !t.IsZero() {
+				ends = float64(t.Unix())
+			}
+			gauge(c.identity, ends, s.Name)
 		}
 	}
 }

@@ -332,6 +332,7 @@ func rows(t *testing.T) []string {
 	m.WatchTokens(sources(t), jwt.NewCache(0, 0))
 	m.WatchCustom([]telemetry.CustomSource{{
 		Name: "opa", InFlight: func() int { return 0 }, Ready: func() bool { return true }, Failing: func() bool { return false },
+		IdentityEnds: func() time.Time { return time.Time{} },
 	}})
 	m.WatchShadows(authz.NewShadows(nil, nil, nil))
 	m.ObserveLoad(telemetry.Load{Result: "ok", Published: true, Documents: map[telemetry.DocumentLabels]int{{}: 1}})
