@@ -74,15 +74,24 @@ drill-mtls: build ## two Envoys under traffic through RENEWALS=20 renewals, a ro
 bench: ## benchmarks: make bench BENCH=Decide COUNT=10 (about ten minutes for all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $$(grep -rlE '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 
-.PHONY: bench-table bench-curves bench-overload
-bench-table: build ## writ beside what one would use instead, one table into docs/performance.md (six minutes)
+.PHONY: bench-table bench-curves bench-overload bench-instructions bench-instructions-record
+bench-table: build ## writ beside what one would use instead, one table into docs/performance.md (six minutes; the first time it builds step-ca's library)
 	@$(WITH_ENVOY) WRIT="$(CURDIR)/writ" go run ./test/bench table -write docs/performance.md
 
 bench-curves: build ## memory and cost as rules, workloads, tokens and streams grow, into docs/performance.md (about five minutes)
 	@WRIT="$(CURDIR)/writ" go run ./test/bench curves -write docs/performance.md
 
-bench-overload: build ## twice the checks that writ can answer, and afterwards: fails if it does not bear that (half a minute)
-	@WRIT="$(CURDIR)/writ" go run ./test/bench overload
+# As the test of the gate builds it: what is counted depends on it.
+BENCH_INSTRUCTIONS = CGO_ENABLED=0 GOFLAGS= go build -trimpath -o $(CACHE)/bench ./test/bench && $(CACHE)/bench instructions
+
+bench-instructions: ## the instructions of each hot path, by function, beside those on record (what TestGateInstructions looks at; half a minute)
+	@$(BENCH_INSTRUCTIONS)
+
+bench-instructions-record: ## puts the instructions of the hot paths on record: commit what it writes and say why
+	@$(BENCH_INSTRUCTIONS) -record
+
+bench-overload: build ## twice the checks that writ can answer, into docs/performance.md: fails if it does not bear that (two minutes)
+	@WRIT="$(CURDIR)/writ" go run ./test/bench overload -rounds 5 -write docs/performance.md
 
 fuzz: ## each fuzz target in turn for FUZZTIME (20s)
 	@grep -rEo '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sed -E 's|/[^/]+:func | |' | while read -r dir name; do \

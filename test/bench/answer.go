@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -12,6 +13,19 @@ const (
 	fieldCode                         = 1
 	permissionDenied                  = 7 // google.rpc.Code
 )
+
+// turnedAway reports whether the call got the answer of an overloaded server instead of the policies'.
+func (k *call) turnedAway() bool {
+	const resourceExhausted = "8"
+	if k.status == resourceExhausted {
+		return true
+	}
+	if k.status != "0" || len(k.body) < grpcPrefix || !bytes.Contains(k.body, []byte("overloaded")) {
+		return false
+	}
+	allowed, err := allows(k.body[grpcPrefix:])
+	return err == nil && !allowed
+}
 
 // verify reports whether the call was answered, and as its question demands. Without strict any allowing answer will do,
 // as the stock server gives to everything.
@@ -27,7 +41,7 @@ func (k *call) verify(strict bool) error {
 		return err
 	}
 	if want := k.question.allowed || !strict; allowed != want {
-		return fmt.Errorf("allowed: %t, want %t", allowed, want)
+		return fmt.Errorf("allowed: %t, want %t: %.300q", allowed, want, k.body[grpcPrefix:])
 	}
 	return nil
 }

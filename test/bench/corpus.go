@@ -32,6 +32,7 @@ const (
 type question struct {
 	raw     []byte
 	allowed bool
+	caller  uint64 // whose it is, the most frequent first
 }
 
 // corpus is a policy and the questions about it: rule i lets caller-i, with a token of user-i, GET /api/v1/*.
@@ -67,12 +68,10 @@ func newCorpus(rules, callers int) (*corpus, error) {
 		if err != nil {
 			return nil, err
 		}
-		distinct = append(distinct, [2]question{{yes, true}, {no, false}})
+		distinct = append(distinct, [2]question{{yes, true, uint64(rank)}, {no, false, uint64(rank)}})
 	}
-	random := mathrand.New(mathrand.NewPCG(1, 2)) //nolint:gosec // G404: the same draw each time is the point
-	zipf := mathrand.NewZipf(random, 1.1, 1, uint64(len(distinct)-1))
-	for i := range asked {
-		q := distinct[zipf.Uint64()]
+	for i, caller := range drawn(len(distinct)) {
+		q := distinct[caller]
 		if i%oneIn == oneIn-1 {
 			c.questions = append(c.questions, q[1])
 		} else {
@@ -80,6 +79,17 @@ func newCorpus(rules, callers int) (*corpus, error) {
 		}
 	}
 	return c, nil
+}
+
+// drawn are so many callers' numbers in the order in which they ask: by Zipf's law, the same each time.
+func drawn(callers int) []uint64 {
+	random := mathrand.New(mathrand.NewPCG(1, 2)) //nolint:gosec // G404: the same draw each time is the point
+	zipf := mathrand.NewZipf(random, 1.1, 1, uint64(callers-1))
+	list := make([]uint64, asked)
+	for i := range list {
+		list[i] = zipf.Uint64()
+	}
+	return list
 }
 
 // template is a request of a browser behind a gateway, as Envoy describes it.
@@ -96,25 +106,45 @@ const template = `{"attributes":{
 	"contextExtensions":{"writ.namespace":"shop","writ.labels":"app=order"},"metadataContext":{},"routeMetadataContext":{},
 	"tlsSession":{"sni":"shop.example.com"}}}`
 
+// orderLabels are those of the workload that the rules are for.
+const orderLabels = "app=order"
+
 // ask encodes what Envoy asks about a request of the caller.
 func ask(account, method, token string) ([]byte, error) {
-	return askAbout(account, method, token, "app=order")
+	return askAbout(account, method, token, orderLabels)
 }
 
 // askAbout is ask about the workload with these labels.
 func askAbout(account, method, token, labels string) ([]byte, error) {
-	var r authv3.CheckRequest
-	if err := protojson.Unmarshal([]byte(template), &r); err != nil {
+	r, err := newAsking(labels)
+	if err != nil {
 		return nil, err
 	}
-	r.Attributes.ContextExtensions["writ.labels"] = labels
-	r.Attributes.Source.Principal = "spiffe://cluster.local/ns/shop/sa/" + account
-	http := r.Attributes.Request.Http
+	return r.ask(account, method, token)
+}
+
+// asking makes questions about one workload from the template.
+type asking struct{ request authv3.CheckRequest }
+
+func newAsking(labels string) (*asking, error) {
+	a := &asking{}
+	if err := protojson.Unmarshal([]byte(template), &a.request); err != nil {
+		return nil, err
+	}
+	a.request.Attributes.ContextExtensions["writ.labels"] = labels
+	return a, nil
+}
+
+func (a *asking) ask(account, method, token string) ([]byte, error) {
+	attributes := a.request.Attributes
+	attributes.Source.Principal = "spiffe://cluster.local/ns/shop/sa/" + account
+	http := attributes.Request.Http
 	http.Method, http.Headers[":method"] = method, method
+	delete(http.Headers, "authorization")
 	if token != "" {
 		http.Headers["authorization"] = "Bearer " + token
 	}
-	return proto.MarshalOptions{Deterministic: true}.Marshal(&r)
+	return proto.MarshalOptions{Deterministic: true}.Marshal(&a.request)
 }
 
 // openPath is what every caller may read, with any token or none; closedPath is nobody's.

@@ -10,8 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
+	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/writ-auth/writ/internal/testkit"
@@ -55,34 +56,160 @@ func curves(ctx context.Context, dir, write string, tokens int) error {
 	return publish(write, "bench-curves", text.String())
 }
 
-// rulesCurve has all servers take turns.
+// ruled is a server with so many rules.
+type ruled struct {
+	*load
+
+	rules        int
+	ready, first time.Duration
+	few, all     []question // of the ten callers that ask most, and of all of them
+	ten, many    []float64  // CPU of a check of those, by round
+}
+
+// rulesCurve has all servers take turns. Cost is compared for as many callers: each has a token that is looked up, and
+// memory that the processor's caches may hold or not.
 func rulesCurve(ctx context.Context, dir, binary string) (*curve, error) {
 	const rounds = 9
-	sizes := []int{10, 100, 1000, 10_000, 100_000}
-	costs := make([]spread, len(sizes))
-	var loads []*load
-	var ready []time.Duration
-	for _, rules := range sizes {
-		c, err := newCorpus(rules, manyCallers)
+	var servers []*ruled
+	for _, rules := range []int{10, 100, 1000, 10_000, 100_000} {
+		s, err := startRuled(ctx, dir, binary, rules)
+		if err != nil {
+			return nil, fmt.Errorf("%d rules: %w", rules, err)
+		}
+		defer s.stop()
+		defer s.Close()
+		servers = append(servers, s)
+	}
+	for range rounds {
+		for _, s := range servers {
+			for _, part := range []struct {
+				questions []question
+				costs     *[]float64
+			}{{s.few, &s.ten}, {s.all, &s.many}} {
+				s.questions = part.questions
+				cpu, err := s.closed(perRound, 16)
+				if err != nil {
+					return nil, fmt.Errorf("%d rules: %w", s.rules, err)
+				}
+				*part.costs = append(*part.costs, float64(cpu))
+			}
+		}
+	}
+	c := &curve{head: []string{
+		"rules", "CPU of a check, ten callers / with 10 rules", fmt.Sprintf("%d callers / with 1,000 rules", manyCallers),
+		"from start to ready, s", "CPU of the first check, ms", "resident, MiB", "resident at its highest, MiB",
+	}}
+	const thousand = 2 // the place of the least rules that are about as many callers
+	for i, s := range servers {
+		memory, err := memoryOf(s.pid)
 		if err != nil {
 			return nil, err
 		}
-		start := time.Now()
-		s, err := startWrit(ctx, dir, binary, c.documents(), cachedTokens)
+		many := "–"
+		if i >= thousand {
+			many = ratios(s.many, servers[thousand].many).String()
+		}
+		c.rows = append(c.rows, append([]string{
+			count(s.rules), ratios(s.ten, servers[0].ten).String(), many, figure(s.ready.Seconds()), figure(s.first.Seconds() * 1000),
+		}, memory...))
+	}
+	return c, nil
+}
+
+// startRuled starts a server, and asks until it is as it will stay.
+func startRuled(ctx context.Context, dir, binary string, rules int) (*ruled, error) {
+	c, err := newCorpus(rules, manyCallers)
+	if err != nil {
+		return nil, err
+	}
+	s := &ruled{rules: rules, all: c.questions}
+	for _, q := range c.questions {
+		if q.caller < 10 {
+			s.few = append(s.few, q)
+		}
+	}
+	documents := c.documents()
+	start := time.Now()
+	server, err := startWrit(ctx, dir, binary, documents, cachedTokens)
+	if err != nil {
+		return nil, err
+	}
+	s.ready = time.Since(start)
+	if s.load, err = newLoad(ctx, server, s.all, true); err == nil {
+		if s.first, err = s.closed(connections, connections); err == nil {
+			s.first *= connections // it waits on each of them
+			err = s.warm(ctx)
+		}
+	}
+	if err != nil {
+		server.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// warm asks until the heap has been collected twice. Before that the process grows into memory that the kernel has to
+// clear for it, up to twice of what it holds, which after a large load takes many checks and says nothing of what a check
+// costs from then on.
+func (l *load) warm(ctx context.Context) error {
+	const metric, most = "go_gc_duration_seconds_count", 100
+	start, err := l.metric(ctx, metric)
+	for range most {
+		if err != nil {
+			return err
+		}
+		if _, err = l.closed(settle, 16); err != nil {
+			return err
+		}
+		var now float64
+		if now, err = l.metric(ctx, metric); err == nil && now >= start+2 {
+			return nil
+		}
+	}
+	return err
+}
+
+// memoryOf is a process's resident memory now and at its highest, in MiB.
+func memoryOf(pid int) ([]string, error) {
+	now, err := residentMiB(pid, residentNow)
+	peak, err2 := residentMiB(pid, residentPeak)
+	return []string{figure(now), figure(peak)}, errors.Join(err, err2)
+}
+
+// workloadsCurve asks about ever more workloads, which documents without a selector govern all alike. All servers take
+// turns.
+func workloadsCurve(ctx context.Context, dir, binary string) (*curve, error) {
+	const rounds = 9
+	c, err := newCorpus(1000, 1)
+	if err != nil {
+		return nil, err
+	}
+	shared := strings.ReplaceAll(c.documents(), "  selector: {matchLabels: {app: order}}\n", "")
+	sizes := []int{1, 10, 100, 1000, 10_000}
+	loads, costs := make([]*load, len(sizes)), make([][]float64, len(sizes))
+	for i, workloads := range sizes {
+		questions := make([]question, workloads)
+		for j := range questions {
+			questions[j].allowed = true
+			if questions[j].raw, err = askAbout("caller-0", "GET", c.tokens[0], fmt.Sprintf("app=order-%d,version=v1", j)); err != nil {
+				return nil, err
+			}
+		}
+		s, err := startWrit(ctx, dir, binary, shared, cachedTokens)
 		if err != nil {
 			return nil, err
 		}
 		defer s.stop()
-		ready = append(ready, time.Since(start))
-		l, err := newLoad(ctx, s, c.questions, true)
-		if err != nil {
+		if loads[i], err = newLoad(ctx, s, questions, true); err != nil {
 			return nil, err
 		}
-		defer l.Close()
-		if _, err := l.closed(settle, 16); err != nil {
+		defer loads[i].Close()
+		if _, err := loads[i].closed(max(workloads, settle), 16); err != nil {
 			return nil, err
 		}
-		loads = append(loads, l)
+		if err := loads[i].warm(ctx); err != nil {
+			return nil, err
+		}
 	}
 	for range rounds {
 		for i, l := range loads {
@@ -93,81 +220,15 @@ func rulesCurve(ctx context.Context, dir, binary string) (*curve, error) {
 			costs[i] = append(costs[i], float64(cpu))
 		}
 	}
-	c := &curve{head: []string{"rules", "CPU of a check / with 10 rules", "from start to ready, s", "resident, MiB", "resident at its highest, MiB"}}
+	out := &curve{head: []string{"workloads, of the same 1,000 rules", "CPU of a check / one workload", "resident, MiB", "resident at its highest, MiB"}}
 	for i, l := range loads {
 		memory, err := memoryOf(l.pid)
 		if err != nil {
 			return nil, err
 		}
-		c.rows = append(c.rows, append([]string{count(sizes[i]), ratios(costs[i], costs[0]).String(), figure(ready[i].Seconds())}, memory...))
-	}
-	return c, nil
-}
-
-// memoryOf is a process's resident memory now and at its highest, in MiB.
-func memoryOf(pid int) ([]string, error) {
-	now, err := residentMiB(pid, residentNow)
-	peak, err2 := residentMiB(pid, residentPeak)
-	return []string{figure(now), figure(peak)}, errors.Join(err, err2)
-}
-
-// workloadsCurve asks about ever more workloads, which documents without a selector govern all alike.
-func workloadsCurve(ctx context.Context, dir, binary string) (*curve, error) {
-	c, err := newCorpus(1000, 1)
-	if err != nil {
-		return nil, err
-	}
-	shared := strings.ReplaceAll(c.documents(), "  selector: {matchLabels: {app: order}}\n", "")
-	out := &curve{head: []string{"workloads, of the same 1,000 rules", "CPU of a check / one workload", "resident, MiB", "resident at its highest, MiB"}}
-	var one time.Duration
-	for _, workloads := range []int{1, 10, 100, 1000, 10_000} {
-		questions := make([]question, workloads)
-		for i := range questions {
-			raw, err := askAbout("caller-0", "GET", c.tokens[0], fmt.Sprintf("app=order-%d,version=v1", i))
-			if err != nil {
-				return nil, err
-			}
-			questions[i] = question{raw, true}
-		}
-		s, err := startWrit(ctx, dir, binary, shared, cachedTokens)
-		if err != nil {
-			return nil, err
-		}
-		row, cpu, err := settled(ctx, s, questions, max(workloads, settle))
-		s.stop()
-		if err != nil {
-			return nil, err
-		}
-		if one == 0 {
-			one = cpu
-		}
-		out.rows = append(out.rows, append([]string{count(workloads), figure(float64(cpu) / float64(one))}, row...))
+		out.rows = append(out.rows, append([]string{count(sizes[i]), ratios(costs[i], costs[0]).String()}, memory...))
 	}
 	return out, nil
-}
-
-// settled asks n questions twice, and returns the memory after it and the CPU time of a check the second time, the median of
-// some rounds.
-func settled(ctx context.Context, s *server, questions []question, n int) ([]string, time.Duration, error) {
-	l, err := newLoad(ctx, s, questions, true)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer l.Close()
-	if _, err := l.closed(n, 16); err != nil {
-		return nil, 0, err
-	}
-	var costs []time.Duration
-	for range 5 {
-		cpu, err := l.closed(n, 16)
-		if err != nil {
-			return nil, 0, err
-		}
-		costs = append(costs, cpu)
-	}
-	slices.Sort(costs)
-	memory, err := memoryOf(s.pid)
-	return memory, costs[len(costs)/2], err
 }
 
 // tokensCurve asks with ever more tokens, each of them once: the cache holds 16,384.
@@ -207,6 +268,11 @@ func tokensCurve(ctx context.Context, dir, binary string, most int) (*curve, err
 			return nil, err
 		}
 		asked = tokens
+		if tokens == 1 { // again and again: it is in the cache
+			if err := l.warm(ctx); err != nil {
+				return nil, err
+			}
+		}
 		cost := "–" // a single one says nothing
 		if tokens > 1 {
 			if first == 0 {
@@ -223,25 +289,35 @@ func tokensCurve(ctx context.Context, dir, binary string, most int) (*curve, err
 	return out, nil
 }
 
-// distinct asks with the tokens numbered from to below, made shortly before, and returns the CPU time of a check.
+// distinct asks with the tokens numbered from to below, made while those before are asked with, and returns the CPU time
+// of a check.
 func (l *load) distinct(key *ecdsa.PrivateKey, from, below int) (time.Duration, error) {
-	const chunk = 5000
+	type made struct {
+		questions []question
+		err       error
+	}
+	ahead := make(chan made, 1)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		defer close(ahead)
+		for at := from; at < below; at += tokensAtOnce {
+			var m made
+			m.questions, m.err = distinctQuestions(key, at, min(at+tokensAtOnce, below))
+			select {
+			case ahead <- m:
+			case <-stop:
+				return
+			}
+		}
+	}()
 	var total time.Duration
 	n := 0
-	for at := from; at < below; at += chunk {
-		l.questions = l.questions[:0]
-		for i := at; i < min(at+chunk, below); i++ {
-			token, err := signedES256(key, i)
-			if err != nil {
-				return 0, err
-			}
-			raw, err := ask("caller", "GET", token)
-			if err != nil {
-				return 0, err
-			}
-			l.questions = append(l.questions, question{raw, true})
+	for m := range ahead {
+		if m.err != nil {
+			return 0, m.err
 		}
-		l.asked = 0
+		l.questions, l.asked = m.questions, 0
 		asked := len(l.questions) + len(l.questions)%connections // each connection asks as many
 		cpu, err := l.closed(asked, 16)
 		if err != nil {
@@ -251,6 +327,32 @@ func (l *load) distinct(key *ecdsa.PrivateKey, from, below int) (time.Duration, 
 		n += asked
 	}
 	return total / time.Duration(n), nil
+}
+
+// tokensAtOnce bounds the memory for questions that are asked only once.
+const tokensAtOnce = 10_000
+
+// distinctQuestions makes a question with each of the tokens, on all processors.
+func distinctQuestions(key *ecdsa.PrivateKey, from, below int) ([]question, error) {
+	questions := make([]question, below-from)
+	workers := runtime.NumCPU()
+	failed := make([]error, workers)
+	var wait sync.WaitGroup
+	for w := range workers {
+		wait.Go(func() {
+			a, err := newAsking(orderLabels)
+			for i := w; i < len(questions) && err == nil; i += workers {
+				var token string
+				if token, err = signedES256(key, from+i); err == nil {
+					questions[i].allowed = true
+					questions[i].raw, err = a.ask("caller", "GET", token)
+				}
+			}
+			failed[w] = err
+		})
+	}
+	wait.Wait()
+	return questions, errors.Join(failed...)
 }
 
 // signedES256 is a token of a subject with this number.

@@ -42,42 +42,65 @@ func (r *results) endToEnd(ctx context.Context, dir, binary, envoyPath string, c
 		return err
 	}
 	defer envoy.Stop()
+	pages := pagesOf(c.tokens, "GET "+openPath, "GET "+closedPath)
 	arms := [...]*users{
-		{address: envoy.Listener("writ"), tokens: c.tokens, strict: true},
-		{address: envoy.Listener("stock"), tokens: c.tokens},
-		{address: envoy.Listener("nobody"), tokens: c.tokens},
+		{address: envoy.Listener("writ"), pages: pages, strict: true},
+		{address: envoy.Listener("stock"), pages: pages},
+		{address: envoy.Listener("nobody"), pages: pages},
 	}
 	for i := range rounds + 1 {
-		var p50 [len(arms)]float64
+		var p50, p99 [len(arms)]float64
 		for j, u := range arms {
-			took, err := u.round(ctx)
+			took, err := u.round(ctx, userRate)
 			if err != nil {
 				return err
 			}
-			p50[j] = float64(took.quantile(0.5))
+			p50[j], p99[j] = float64(took.quantile(0.5)), float64(took.quantile(0.99))
 		}
 		if i > 0 { // the first warms up
 			r.latency = append(r.latency, p50[0]/p50[1])
 			r.added = append(r.added, (p50[0]-p50[2])/(p50[1]-p50[2]))
+			r.slowest = append(r.slowest, p99[0]/p99[1])
 		}
 	}
 	return nil
 }
 
+// page is a request to ask for one with, and what is right to answer.
+type page struct {
+	request string
+	status  int
+}
+
+// pagesOf are requests of the owners of the tokens, drawn by Zipf's law; every tenth is the one to be denied.
+func pagesOf(tokens []string, allowed, denied string) []page {
+	pages := make([]page, 0, asked)
+	for i, caller := range drawn(len(tokens)) {
+		p := page{allowed, http.StatusOK}
+		if i%oneIn == oneIn-1 {
+			p = page{denied, http.StatusForbidden}
+		}
+		p.request += " HTTP/1.1\r\nhost: shop.example.com\r\nuser-agent: bench\r\nauthorization: Bearer " + tokens[caller] + "\r\n\r\n"
+		pages = append(pages, p)
+	}
+	return pages
+}
+
 // users ask for pages.
 type users struct {
 	address string
-	tokens  []string
-	strict  bool // every tenth request has to be denied
+	pages   []page
+	strict  bool // what is to be denied has to be
+	asked   int  // where in the pages the next round starts
 }
 
 // round is open-loop: requests become due at a steady rate whatever happened to others, and latency counts from then.
-func (u *users) round(ctx context.Context) (took, error) {
+func (u *users) round(ctx context.Context, perSecond int) (took, error) {
 	type request struct {
 		i  int
 		at time.Time
 	}
-	const total = userRate * int(userRound/time.Second)
+	total := perSecond * int(userRound/time.Second)
 	due := make(chan request, total)
 	var (
 		mu     sync.Mutex
@@ -103,12 +126,13 @@ func (u *users) round(ctx context.Context) (took, error) {
 			mu.Unlock()
 		})
 	}
-	err := ticks(ctx, userRate, total, func(i int, at time.Time, _ bool) error {
-		due <- request{i, at}
+	err := ticks(ctx, float64(perSecond), total, func(i int, at time.Time, _ bool) error {
+		due <- request{u.asked + i, at}
 		return nil
 	})
 	close(due)
 	wait.Wait()
+	u.asked += total
 	if err := errors.Join(err, failed); err != nil {
 		return nil, err
 	}
@@ -127,15 +151,12 @@ func (u *users) connection(ctx context.Context, use func(send func(int) error) e
 	defer func() { _ = conn.Close() }()
 	read := bufio.NewReader(conn)
 	return use(func(i int) error {
-		path, want := openPath, http.StatusOK
-		if i%oneIn == oneIn-1 {
-			path = closedPath
-			if u.strict {
-				want = http.StatusForbidden
-			}
+		p := u.pages[i%len(u.pages)]
+		want := p.status
+		if !u.strict {
+			want = http.StatusOK
 		}
-		_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nhost: shop.example.com\r\nuser-agent: bench\r\nauthorization: Bearer %s\r\n\r\n", path, u.tokens[i%len(u.tokens)])
-		if err != nil {
+		if _, err := io.WriteString(conn, p.request); err != nil {
 			return err
 		}
 		response, err := http.ReadResponse(read, nil)
@@ -145,7 +166,7 @@ func (u *users) connection(ctx context.Context, use func(send func(int) error) e
 		_, err = io.Copy(io.Discard, response.Body)
 		err = errors.Join(err, response.Body.Close())
 		if response.StatusCode != want {
-			err = errors.Join(err, fmt.Errorf("GET %s: %s, want %d", path, response.Status, want))
+			err = errors.Join(err, fmt.Errorf("%.40q: %s, want %d", p.request, response.Status, want))
 		}
 		return err
 	})
@@ -176,7 +197,14 @@ func bootstrap(ask map[string]string) string {
       cluster_name: %[1]s
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %[2]s, port_value: %[3]s}}}}]}]`, name, host, port)
 		}
-		fmt.Fprintf(&listeners, `
+		listeners.WriteString(listener(name, perRoute(address), filter))
+	}
+	return "static_resources:\n  listeners:" + listeners.String() + "\n  clusters:" + clusters.String() + "\n"
+}
+
+// listener answers by itself, after the filters.
+func listener(name, perRoute, filters string) string {
+	return fmt.Sprintf(`
   - name: %[1]s
     address: {socket_address: {address: 127.0.0.1, port_value: 0}}
     filter_chains:
@@ -194,9 +222,7 @@ func bootstrap(ask map[string]string) string {
               %[2]s
           http_filters:%[3]s
           - name: envoy.filters.http.router
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}`, name, perRoute(address), filter)
-	}
-	return "static_resources:\n  listeners:" + listeners.String() + "\n  clusters:" + clusters.String() + "\n"
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}`, name, perRoute, filters)
 }
 
 // perRoute names the workload that the question is about.

@@ -128,26 +128,37 @@ func ticks(ctx context.Context, perSecond float64, total int, due func(i int, at
 	return nil
 }
 
-// open asks at a steady rate, whatever is answered, for a while. It returns how long after they were due
-// and after they were sent the questions were answered, and the time until the last answer.
-func (l *load) open(ctx context.Context, perSecond float64, duration time.Duration) (waited, served took, all time.Duration, err error) {
+// opened is what became of the questions of an open loop.
+type opened struct {
+	waited, served took // of those that were answered by the policies: from when they were due, and from when they were sent
+	shed           int  // were turned away
+	lastShed       time.Duration
+	asking, all    time.Duration // until the last was asked, and until the last answer
+}
+
+// open asks at a steady rate, whatever is answered, for a while.
+func (l *load) open(ctx context.Context, perSecond float64, duration time.Duration) (opened, error) {
 	const batch = 16 // questions in a row on one connection, sent together if they are late
 	total := (int(perSecond*duration.Seconds())/(batch*connections) + 1) * batch * connections
 	var wait sync.WaitGroup
-	due, sent, failed := make([]took, len(l.conns)), make([]took, len(l.conns)), make([]error, len(l.conns))
+	each, failed := make([]opened, len(l.conns)), make([]error, len(l.conns))
+	start := time.Now()
 	for i, c := range l.conns {
-		n := total / len(l.conns)
+		n, o := total/len(l.conns), &each[i]
 		wait.Go(func() {
-			for len(due[i]) < n && failed[i] == nil {
+			for len(o.served)+o.shed < n && failed[i] == nil {
 				failed[i] = c.frame(func(k *call) error {
-					due[i], sent[i] = append(due[i], time.Since(k.due)), append(sent[i], time.Since(k.sent))
+					if k.turnedAway() {
+						o.shed, o.lastShed = o.shed+1, time.Since(start)
+						return nil
+					}
+					o.waited, o.served = append(o.waited, time.Since(k.due)), append(o.served, time.Since(k.sent))
 					return k.verify(l.strict)
 				})
 			}
 		})
 	}
-	start := time.Now()
-	err = ticks(ctx, perSecond, total, func(i int, at time.Time, more bool) error {
+	err := ticks(ctx, perSecond, total, func(i int, at time.Time, more bool) error {
 		c := l.conns[i/batch%len(l.conns)]
 		err := c.ask(&l.questions[(l.asked+i)%len(l.questions)], at)
 		if err == nil && (!more || i%batch == batch-1) {
@@ -155,10 +166,19 @@ func (l *load) open(ctx context.Context, perSecond float64, duration time.Durati
 		}
 		return err
 	})
+	sum := opened{asking: time.Since(start)}
 	if err != nil { // the readers would wait for what was never asked
 		l.Close()
 	}
 	wait.Wait()
 	l.asked += total
-	return slices.Concat(due...), slices.Concat(sent...), time.Since(start), errors.Join(append(failed, err)...)
+	for _, o := range each {
+		sum.waited, sum.served = append(sum.waited, o.waited...), append(sum.served, o.served...)
+		sum.shed, sum.lastShed = sum.shed+o.shed, max(sum.lastShed, o.lastShed)
+	}
+	sum.all = time.Since(start)
+	if err == nil && len(sum.served) == 0 && errors.Join(failed...) == nil {
+		err = fmt.Errorf("%s turned all of %d questions away", l.name, total)
+	}
+	return sum, errors.Join(append(failed, err)...)
 }

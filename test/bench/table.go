@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,7 +33,11 @@ type results struct {
 	generator             [2]spread // the load generator's own CPU to the stock server's
 	allocations           spread
 	latency, added        spread
+	slowest               spread  // p99 end to end
+	rbac                  [2]rbac // by number of rules
 	issuing               spread
+	stepCA, stepCAStored  spread // CPU of a certificate to that of step-ca's library, without and with a ledger on disk
+	stepCATime            spread // wall-clock time of one when there is a ledger on disk
 	memory, push          spread
 	compiled              []compiled
 }
@@ -62,8 +67,10 @@ func table(ctx context.Context, dir, write string, rounds int) error {
 	}{
 		{"checks", func() error { return r.checks(ctx, dir, binary, c, rounds) }},
 		{"end to end", func() error { return r.endToEnd(ctx, dir, binary, envoy, c, rounds) }},
+		{"Envoy's RBAC filter", func() error { return r.besideRBAC(ctx, dir, binary, envoy, min(rounds, 9)) }},
 		{"compiling", func() error { r.compiled, err = compileTimes(ctx, dir, c.documents(), min(rounds, 7)); return err }},
 		{"issuing", func() error { return r.certificates(ctx) }},
+		{"issuing beside step-ca", func() error { return r.issuedBy(ctx, dir, min(rounds, 9)) }},
 		{"secrets", func() error { return r.secrets(ctx) }},
 	} {
 		fmt.Fprintln(os.Stderr, "measuring", step.name)
@@ -231,14 +238,25 @@ func (r *results) markdown() string {
 	row := func(what, most string, figures ...string) []string {
 		return append([]string{what, most}, append(figures, "")[:2]...)
 	}
-	return markdown([]string{"what", "to be at most", "16 at a time", "64 at a time"}, [][]string{
+	var beside [][]string
+	for i, rules := range rbacSizes() {
+		name := fmt.Sprintf("%s rules, Envoy + writ / Envoy with its RBAC filter: ", count(rules))
+		beside = append(beside,
+			row(name+"CPU of a request", "", r.rbac[i].cpu.String()), row("the same: p50", "", r.rbac[i].p50.String()), row("the same: p99", "", r.rbac[i].p99.String()))
+	}
+	return markdown([]string{"what", "to be at most", "16 at a time", "64 at a time"}, slices.Concat([][]string{
 		row("CPU of a check, cached token / stock no-op server", "0.50", r.cached[0].String(), r.cached[1].String()),
 		row("the same, RS256 verified each time", "1.5", r.verified[0].String(), r.verified[1].String()),
 		row("the same, cached / server with OPA's library and the same policy", "0.06", r.opa[0].String(), r.opa[1].String()),
 		row("allocations in a check, whole server, of which in our own code 0", "60", r.allocations.String()),
 		row("p50 end to end, Envoy + writ / Envoy + stock no-op", "1.10", r.latency.String()),
 		row("p50 that asking adds, writ / stock no-op", "", r.added.String()),
+		row("p99 end to end, Envoy + writ / Envoy + stock no-op", "", r.slowest.String()),
+	}, beside, [][]string{
 		row("CSR to certificate, self-check included / `crypto/x509`", "0.90", r.issuing.String()),
+		row("the same, ledger in memory / step-ca's library without database", "", r.stepCA.String()),
+		row("the same, ledger on disk (SQLite) / step-ca's library with Badger, both synced", "", r.stepCAStored.String()),
+		row("wall-clock time of these two", "", r.stepCATime.String()),
 		row("SDS: resident memory of a stream / LinearCache", "0.95", r.memory.String()),
 		row("SDS: CPU of a push to a stream / LinearCache", "0.75", r.push.String()),
 		row("10,000 rules from YAML to the first answer: wall", "0.1 s", per("s", r.collect(func(c compiled) float64 { return c.Wall.Seconds() }))),
@@ -246,5 +264,5 @@ func (r *results) markdown() string {
 		row("the same: held on the heap, documents included", "64 MiB", per("MiB", r.collect(func(c compiled) float64 { return c.HeldMiB }))),
 		row("the same: resident memory at its highest", "", per("MiB", r.collect(func(c compiled) float64 { return c.PeakMiB }))),
 		row("CPU of the load generator / stock no-op server", "1", r.generator[0].String(), r.generator[1].String()),
-	})
+	}))
 }
