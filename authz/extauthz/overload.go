@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,21 +27,26 @@ const (
 
 // Defaults and bounds of a [LimiterConfig].
 const (
-	DefaultOverloadTarget = 2 * time.Millisecond
+	DefaultOverloadTarget = time.Millisecond
 	MinOverloadTarget     = 500 * time.Microsecond
 	MaxOverloadTarget     = time.Second
 )
 
 // The limiter's pace.
 const (
-	overloadInterval = 100 * time.Millisecond // a queue that lasts this long is no burst, as in CoDel (RFC 8289 §3.2)
-	overloadGap      = 50 * time.Millisecond  // without a queue for this long, the overload is over
-	relapseInterval  = 20 * time.Millisecond  // a queue that lasts this long is overload again
-	relapseWithin    = 200 * time.Millisecond // of the last overload
+	// crowd is how many checks at work may be too many: as many as an Envoy has open at most, unless its circuit breaker
+	// says otherwise. Fewer are never turned away before there was an overload: proxies that ask again only once they
+	// have their answer keep a server as busy as it can be, and nobody waits for long.
+	crowd = 1024
+
+	overloadInterval = 100 * time.Millisecond // a crowd that lasts this long is no burst, as in CoDel (RFC 8289 §3.2)
+	overloadGap      = 50 * time.Millisecond  // without meeting the limit for this long, the overload is over
+	relapseWithin    = 200 * time.Millisecond // of an overload's end, a crowd is overload at once
+	tryEvery         = 5 * time.Second        // an overload is taken to be over, to see whether there is a crowd again
 	busyShare        = 0.85                   // of an interval: more is overload
-	shedShare        = 0.25                   // of what was answered: with more, reading what is turned away is work, too
+	shedShare        = 0.25                   // of what was answered: with less, an overload is over
 	maxAtWork        = 4096                   // checks, overload or not
-	leastLimit       = 256                    // checks at work are never too many: a few busy proxies, answered in milliseconds
+	leastPerCPU      = 16                     // checks at work that are not too many in overload either
 	logOverloadEvery = 10 * time.Second
 )
 
@@ -59,10 +65,12 @@ type LimiterConfig struct {
 //
 // What it bounds is the number of checks at work: complete requests without an answer, but for those that wait for
 // somebody else ([Limiter.Waiting]). By Little's law such a number is a time, once one knows how many are answered in
-// a second of work: limit = rate × Target. A burst is no overload: up to a bound on memory, more than the limit are let in
-// until there has been a queue for 100 ms in which the server was hardly ever idle. The overload is over when nothing has
-// met the limit for 50 ms; right after it, 20 ms of a queue are overload again. How long the server was idle, and so what it can do, is measured while the limit is met and
-// not otherwise: then a check costs a few atomic operations and nothing reads the clock.
+// a second of work: limit = rate × Target. That is the limit in an overload. Without one it is a crowd, and a crowd is a
+// burst until it has lasted for 100 ms in which the server was hardly ever idle. An overload is over when nothing has met
+// its limit for 50 ms, or few were turned away. Then, and every five seconds, checks are let in again until there is
+// another crowd: what asks again at once when it is turned away would look like an overload for ever. How long the server was idle, and
+// so what it can do, is measured while the limit is met and not otherwise: then a check costs a few atomic operations and
+// nothing reads the clock.
 //
 // A Limiter is safe for concurrent use.
 type Limiter struct {
@@ -83,8 +91,10 @@ type Limiter struct {
 
 	mu         sync.Mutex // guards what follows, which is of interest only while the limit is met
 	overloaded bool
+	began      time.Duration // when it was overloaded
+	last       int64         // the limit that it had
+	ended      time.Duration // when it last was not any more, 0 before the first time
 	interval   mark          // where the present one began
-	lastOver   time.Duration // when an interval of overload last ended
 	logged     time.Duration
 }
 
@@ -116,9 +126,12 @@ func NewLimiter(cfg LimiterConfig) (*Limiter, error) {
 	if l.target < MinOverloadTarget || l.target > MaxOverloadTarget {
 		return nil, fmt.Errorf("extauthz: overload target %v: want %v to %v", l.target, MinOverloadTarget, MaxOverloadTarget)
 	}
-	l.limit.Store(leastLimit)
+	l.limit.Store(crowd)
 	return l, nil
 }
+
+// leastAtWork is the lowest limit in an overload: what keeps the processors busy while connections are read in turn.
+func leastAtWork() int64 { return int64(leastPerCPU * (runtime.GOMAXPROCS(0) + 1)) }
 
 // Waiting says that the check whose context this is stops working to wait for somebody else, such as a provider. It does
 // not count until done is called. What waits is bounded where it waits. Questions that belong to no call of a [Server],
@@ -197,37 +210,60 @@ func (l *Limiter) met(atWork int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := mark{l.clock(), time.Duration(l.idle.Load()), l.answered.Load(), l.shed.Load()}
-	if !l.watching.Swap(true) || l.over(now.at) {
-		l.overloaded, l.interval = false, now
+	if l.over(now.at) {
+		l.let(now)
+	}
+	if atWork < l.limit.Load() {
+		return true
+	}
+	if !l.watching.Swap(true) {
+		l.interval = now
 		l.idleSince.Store(0)
 	}
 	l.lastMet.Store(int64(now.at))
-	interval := overloadInterval
-	if !l.overloaded && l.lastOver != 0 && now.at-l.lastOver < relapseWithin {
-		interval = relapseInterval
+	again := !l.overloaded && l.ended != 0 && now.at-l.ended < relapseWithin
+	if again || now.at-l.interval.at >= overloadInterval {
+		l.judge(now, again)
 	}
-	if now.at-l.interval.at >= interval {
-		l.judge(now)
+	if l.overloaded {
+		return atWork < l.limit.Load()
 	}
-	return !l.overloaded && atWork < maxAtWork
+	return atWork < maxAtWork
 }
 
-// judge ends an interval in which the limit was met again and again: it was overload if the server was busy all along,
-// and a row of bursts if not. The caller holds mu.
-func (l *Limiter) judge(now mark) {
+// let ends an overload, if there is one, and begins to watch anew. The caller holds mu.
+func (l *Limiter) let(now mark) {
+	if l.overloaded {
+		l.overloaded, l.ended = false, now.at
+	}
+	l.interval = now
+	l.limit.Store(crowd)
+}
+
+// judge ends an interval in which the limit was met again and again. Without an overload so far it is one if the server
+// was busy all along, or had one just now, and a row of bursts if not. The caller holds mu.
+func (l *Limiter) judge(now mark, again bool) {
 	took := now.at - l.interval.at
 	busy := max(took-(now.idle-l.interval.idle), took/100)
 	answered, shed := float64(now.answered-l.interval.answered), float64(now.shed-l.interval.shed)
-	l.interval = now
-	l.limit.Store(min(max(int64(answered/busy.Seconds()*l.target.Seconds()), leastLimit), maxAtWork))
-	l.overloaded = busy.Seconds() >= busyShare*took.Seconds() || l.overloaded && shed > shedShare*answered
-	if !l.overloaded {
+	switch {
+	case again: // the limit is what it was
+		l.overloaded, l.began = true, now.at
+		l.limit.Store(l.last)
+	case l.overloaded && (shed < shedShare*answered || now.at-l.began >= tryEvery):
+		l.let(now)
 		return
+	case l.overloaded || busy.Seconds() >= busyShare*took.Seconds():
+		if !l.overloaded {
+			l.overloaded, l.began = true, now.at
+		}
+		l.last = min(max(int64(answered/busy.Seconds()*l.target.Seconds()), leastAtWork()), maxAtWork)
+		l.limit.Store(l.last)
 	}
-	if took >= overloadInterval { // a relapse alone is no reason for the next
-		l.lastOver = now.at
+	l.interval = now
+	if l.overloaded {
+		l.log(now.at)
 	}
-	l.log(now.at)
 }
 
 // log says that checks are being turned away, not too often. The caller holds mu.

@@ -6,10 +6,11 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Arrived, Answered and Admits are what a gate does with a limiter.
+// Arrived, Answered, Admits and TurnedAway are what a gate does with a limiter.
 func (l *Limiter) Arrived()       { l.arrived() }
 func (l *Limiter) Answered(n int) { l.left(n, n) }
 func (l *Limiter) Admits() bool   { return l.admits() }
+func (l *Limiter) TurnedAway()    { l.shed.Add(1) }
 
 // Fill makes the limiter turn everything away until the returned function is called.
 func (l *Limiter) Fill() (empty func()) {
@@ -19,13 +20,14 @@ func (l *Limiter) Fill() (empty func()) {
 
 // Bounds of a limiter.
 const (
+	Crowd            = crowd
 	MaxAtWork        = maxAtWork
 	OverloadInterval = overloadInterval
 	OverloadGap      = overloadGap
 )
 
-// LeastAtWork is the lowest limit.
-func LeastAtWork() int { return leastLimit }
+// LeastAtWork is the lowest limit in an overload.
+func LeastAtWork() int { return int(leastAtWork()) }
 
 // OverloadDenial is the CheckResponse of a check that is turned away.
 func OverloadDenial() []byte { return overloadDenial() }

@@ -47,8 +47,8 @@ func registerOverload(registry prometheus.Registerer, l *extauthz.Limiter) error
 	return registry.Register(&overloadCollector{
 		limiter:    l,
 		shed:       prometheus.NewDesc("writ_check_shed_total", "Checks turned away unread under overload; not part of writ_check_total.", nil, nil),
-		atWork:     prometheus.NewDesc("writ_check_at_work", "Checks at work, without those that wait for remote providers.", nil, nil),
-		limit:      prometheus.NewDesc("writ_check_limit", "Checks that may be at work under overload, by the rate of answers that was last measured.", nil, nil),
+		atWork:     prometheus.NewDesc("writ_check_at_work", "Checks at work, without those that wait for remote providers or for keys.", nil, nil),
+		limit:      prometheus.NewDesc("writ_check_limit", "Checks that may be at work; under overload as many as can be answered within the target.", nil, nil),
 		overloaded: prometheus.NewDesc("writ_check_overloaded", "1 while checks are being turned away.", nil, nil),
 	})
 }
