@@ -216,11 +216,12 @@ func start(t *testing.T, change func(*sds.Config)) *fixture {
 		}
 	})
 	t.Cleanup(f.stop)
-	for deadline := time.Now().Add(patience); !f.server.Running(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the server never ran")
+	eventually(t, func() string {
+		if !f.server.Running() {
+			return "the server does not run"
 		}
-	}
+		return ""
+	})
 	f.conn = dial(t, f.path)
 	f.client = secretv3.NewSecretDiscoveryServiceClient(f.conn)
 	return f
