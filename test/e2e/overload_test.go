@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,7 +94,7 @@ type overloadable struct {
 	now      atomic.Int64
 	provider *stuckProvider
 	address  *net.TCPAddr
-	checks   authv3.AuthorizationClient
+	checks   [3]authv3.AuthorizationClient // each over a connection of its own, which has no more than 1024 calls at a time
 }
 
 func newOverloadable(t *testing.T) *overloadable {
@@ -123,23 +122,25 @@ func newOverloadable(t *testing.T) *overloadable {
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, listener) }()
-	conn, err := grpc.NewClient(o.address.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		_ = conn.Close()
 		cancel()
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	})
-	o.checks = authv3.NewAuthorizationClient(conn)
+	for i := range o.checks {
+		conn, err := grpc.NewClient(o.address.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		o.checks[i] = authv3.NewAuthorizationClient(conn)
+	}
 	return o
 }
 
-func (o *overloadable) check(ctx context.Context, namespace string) (*authv3.CheckResponse, error) {
-	return o.checks.Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+func (o *overloadable) check(ctx context.Context, over int, namespace string) (*authv3.CheckResponse, error) {
+	return o.checks[over].Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		ContextExtensions: map[string]string{"writ.namespace": namespace},
 		Request:           &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/"}},
 	}})
@@ -149,10 +150,10 @@ func (o *overloadable) check(ctx context.Context, namespace string) (*authv3.Che
 func (o *overloadable) overload(t *testing.T) (end func()) {
 	t.Helper()
 	var stuck sync.WaitGroup
-	n := 32 * (runtime.GOMAXPROCS(0) + 1) // more than any limit of a server that answers nothing
-	for range n {
+	const n = 1100 // more than are let in whatever happens
+	for i := range n {
 		stuck.Go(func() {
-			if got, err := o.check(t.Context(), "stuck"); err != nil || got.GetOkResponse() == nil {
+			if got, err := o.check(t.Context(), i%2, "stuck"); err != nil || got.GetOkResponse() == nil {
 				t.Errorf("a check that was let in: %v, %v", got, err)
 			}
 		})
@@ -162,7 +163,7 @@ func (o *overloadable) overload(t *testing.T) (end func()) {
 	}
 	for !o.limiter.Status().Overloaded {
 		o.now.Add(int64(10 * time.Millisecond))
-		if _, err := o.check(bounded(t), "shop"); err != nil {
+		if _, err := o.check(bounded(t), 2, "shop"); err != nil {
 			t.Fatal(err)
 		}
 	}
