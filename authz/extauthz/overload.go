@@ -39,6 +39,10 @@ const (
 	// have their answer keep a server as busy as it can be, and nobody waits for long.
 	crowd = 1024
 
+	// While an overload may be over, fewer are a crowd: so many, and so many times the limit that there was.
+	smallCrowd      = 256
+	smallCrowdTimes = 4
+
 	overloadInterval = 100 * time.Millisecond // a crowd that lasts this long is no burst, as in CoDel (RFC 8289 §3.2)
 	overloadGap      = 50 * time.Millisecond  // without meeting the limit for this long, the overload is over
 	relapseWithin    = 200 * time.Millisecond // of an overload's end, a crowd is overload at once
@@ -211,7 +215,10 @@ func (l *Limiter) met(atWork int64) bool {
 	defer l.mu.Unlock()
 	now := mark{l.clock(), time.Duration(l.idle.Load()), l.answered.Load(), l.shed.Load()}
 	if l.over(now.at) {
-		l.let(now)
+		l.let(now, crowd)
+	}
+	if !l.overloaded && now.at-l.ended >= relapseWithin {
+		l.limit.Store(crowd)
 	}
 	if atWork < l.limit.Load() {
 		return true
@@ -231,13 +238,13 @@ func (l *Limiter) met(atWork int64) bool {
 	return atWork < maxAtWork
 }
 
-// let ends an overload, if there is one, and begins to watch anew. The caller holds mu.
-func (l *Limiter) let(now mark) {
+// let ends an overload, if there is one, and begins to watch anew with another limit. The caller holds mu.
+func (l *Limiter) let(now mark, limit int64) {
 	if l.overloaded {
 		l.overloaded, l.ended = false, now.at
 	}
 	l.interval = now
-	l.limit.Store(crowd)
+	l.limit.Store(limit)
 }
 
 // judge ends an interval in which the limit was met again and again. Without an overload so far it is one if the server
@@ -250,8 +257,11 @@ func (l *Limiter) judge(now mark, again bool) {
 	case again: // the limit is what it was
 		l.overloaded, l.began = true, now.at
 		l.limit.Store(l.last)
-	case l.overloaded && (shed < shedShare*answered || now.at-l.began >= tryEvery):
-		l.let(now)
+	case l.overloaded && now.at-l.began >= tryEvery:
+		l.let(now, crowd)
+		return
+	case l.overloaded && shed < shedShare*answered:
+		l.let(now, min(max(smallCrowd, smallCrowdTimes*l.last), crowd))
 		return
 	case l.overloaded || busy.Seconds() >= busyShare*took.Seconds():
 		if !l.overloaded {

@@ -128,7 +128,7 @@ func TestKeysUnavailable(t *testing.T) {
 			checkParity(t, "an expired token", tokenAnswer(t, client, envoy, idp.Sign(testkit.Token{Claims: object{"exp": 1}})), expired)
 			checkParity(t, "another issuer's", tokenAnswer(t, client, envoy, subject(well, "")), passed)
 			idp.Fail(testkit.FaultNone)
-			eventually(t, "the keys are there", func() error {
+			eventuallyWithin(t, 3*patience, "the keys are there, which are asked for once a minute after many failures", func() error {
 				if got := tokenAnswer(t, client, envoy, subject(idp, "")); got.status != http.StatusOK {
 					return fmt.Errorf("got %d %q", got.status, got.body)
 				}
