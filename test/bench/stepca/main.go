@@ -70,11 +70,11 @@ func run(file, identity string, database []string) error {
 type signer struct {
 	authority *authority.Authority
 	request   []byte // PEM
-	options   []provisioner.SignOption
+	authorize func() ([]provisioner.SignOption, error)
 }
 
-// newSigner makes an authority with a root, an intermediate and one provisioner of keys (JWK), and has a token of it
-// authorize the request once: who asks is not what is compared.
+// newSigner makes an authority with a root, an intermediate and one provisioner of keys (JWK), and has tokens of
+// it authorize requests beforehand: who asks is not what is compared.
 func newSigner(request []byte, identity string, database []string) (*signer, []byte, error) {
 	ca, err := minica.New()
 	if err != nil {
@@ -104,12 +104,14 @@ func newSigner(request []byte, identity string, database []string) (*signer, []b
 	if err != nil {
 		return nil, nil, err
 	}
-	token, err := newToken(key, "https://"+host+"/1.0/sign", identity)
-	if err != nil {
-		return nil, nil, err
+	authorize := func() ([]provisioner.SignOption, error) {
+		token, err := newToken(key, "https://"+host+"/1.0/sign", identity)
+		if err != nil {
+			return nil, err
+		}
+		return a.Authorize(provisioner.NewContextWithMethod(context.Background(), provisioner.SignMethod), token)
 	}
-	authorized, err := a.Authorize(provisioner.NewContextWithMethod(context.Background(), provisioner.SignMethod), token)
-	return &signer{a, request, authorized}, ca.Root.Raw, err
+	return &signer{a, request, authorize}, ca.Root.Raw, nil
 }
 
 func newToken(key crypto.Signer, audience, identity string) (string, error) {
@@ -131,10 +133,14 @@ func (s *signer) issue(n, open int) error {
 	var last atomic.Pointer[[]byte]
 	failed := make([]error, open)
 	for i := range open {
+		options, err := s.authorize() // which hold what is written to while signing
+		if err != nil {
+			return err
+		}
 		wait.Go(func() {
 			for next.Add(1) <= int64(n) && failed[i] == nil {
 				var chain []byte
-				chain, failed[i] = s.once()
+				chain, failed[i] = s.once(options)
 				last.Store(&chain)
 			}
 		})
@@ -152,13 +158,13 @@ func (s *signer) issue(n, open int) error {
 }
 
 // once is what step-ca's API does with a request that is authorized: from PEM to PEM.
-func (s *signer) once() ([]byte, error) {
+func (s *signer) once(options []provisioner.SignOption) ([]byte, error) {
 	block, _ := pem.Decode(s.request)
 	request, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
 		return nil, err
 	}
-	chain, err := s.authority.SignWithContext(context.Background(), request, provisioner.SignOptions{}, s.options...)
+	chain, err := s.authority.SignWithContext(context.Background(), request, provisioner.SignOptions{}, options...)
 	var text []byte
 	for _, c := range chain {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
