@@ -152,13 +152,7 @@ func TestProviderIdentity(t *testing.T) {
 	conn := p.dial("", nil)
 	answers := func(path string, want int) {
 		t.Helper()
-		p.eventually(fmt.Sprintf("%s answered with %d", path, want), func() error {
-			got, err := ask(t.Context(), conn, menuRequest(path))
-			if err == nil && got != want {
-				err = fmt.Errorf("got %d", got)
-			}
-			return err
-		})
+		p.comesToAnswer(conn, path, want)
 	}
 	answers("/over-grpc", http.StatusOK)
 	answers("/over-http", http.StatusOK)

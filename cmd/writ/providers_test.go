@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
 )
 
 const providersConfig = `
@@ -36,6 +37,18 @@ metadata: {name: later, namespace: coffee-shop, annotations: {writ/dry-run: "tru
 spec: {action: CUSTOM, provider: {name: coffee-opa}, rules: [{to: [{operation: {paths: [/menu]}}]}]}
 `
 
+// comesToAnswer waits until a request for path is answered with an HTTP status.
+func (p *authorityProcess) comesToAnswer(conn *grpc.ClientConn, path string, want int) {
+	p.t.Helper()
+	p.eventually(fmt.Sprintf("%s answered with %d", path, want), func() error {
+		got, err := ask(p.t.Context(), conn, menuRequest(path))
+		if err == nil && got != want {
+			err = fmt.Errorf("got %d", got)
+		}
+		return err
+	})
+}
+
 // menuRequest asks for a path of a workload in coffee-shop.
 func menuRequest(path string) *authv3.CheckRequest {
 	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
@@ -56,13 +69,7 @@ func TestServeProviders(t *testing.T) {
 	conn := p.dial("", nil)
 	answers := func(path string, want int) {
 		t.Helper()
-		p.eventually(fmt.Sprintf("%s answered with %d", path, want), func() error {
-			got, err := ask(t.Context(), conn, menuRequest(path))
-			if err == nil && got != want {
-				err = fmt.Errorf("got %d", got)
-			}
-			return err
-		})
+		p.comesToAnswer(conn, path, want)
 	}
 	answers("/orders", http.StatusForbidden)
 	answers("/menu", http.StatusOK)

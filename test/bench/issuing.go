@@ -106,30 +106,14 @@ type authority struct {
 }
 
 func startIssuer(ctx context.Context, arguments []string) (*authority, error) {
-	command := exec.CommandContext(ctx, arguments[0], arguments[1:]...) //nolint:gosec // G204: what was just built
-	command.Stderr = os.Stderr
-	in, err := command.StdinPipe()
+	process, in, out, err := startPiped(ctx, strings.Join(arguments, " "), arguments)
 	if err != nil {
 		return nil, err
 	}
-	out, err := command.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := command.Start(); err != nil {
-		return nil, err
-	}
-	stop := func() {
-		_ = in.Close()
-		_ = command.Wait()
-	}
-	i := &authority{
-		server: &server{name: strings.Join(arguments, " "), pid: command.Process.Pid, stop: stop},
-		in:     in, out: bufio.NewReader(out), roots: x509.NewCertPool(),
-	}
+	i := &authority{server: process, in: in, out: out, roots: x509.NewCertPool()}
 	root, err := i.chain()
 	if err != nil {
-		stop()
+		i.stop()
 		return nil, fmt.Errorf("%s did not start: %w", i.name, err)
 	}
 	i.roots.AddCert(root[0])

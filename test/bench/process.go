@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,29 +30,39 @@ func startSelf(ctx context.Context, role string, args ...string) (*server, error
 	if err != nil {
 		return nil, err
 	}
-	command := exec.CommandContext(ctx, self, append([]string{role}, args...)...) //nolint:gosec // G204: this very program
+	s, _, out, err := startPiped(ctx, role, append([]string{self, role}, args...))
+	if err != nil {
+		return nil, err
+	}
+	address, err := out.ReadString('\n')
+	if err != nil {
+		s.stop()
+		return nil, fmt.Errorf("%s did not start: %w", role, err)
+	}
+	s.address = strings.TrimSpace(address)
+	return s, nil
+}
+
+// startPiped runs a program that ends with its standard input.
+func startPiped(ctx context.Context, name string, arguments []string) (*server, io.Writer, *bufio.Reader, error) {
+	command := exec.CommandContext(ctx, arguments[0], arguments[1:]...) //nolint:gosec // G204: this very program, or what was just built
 	command.Stderr = os.Stderr
 	in, err := command.StdinPipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	out, err := command.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	if err := command.Start(); err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	stop := func() {
-		_ = in.Close() // ends the process
+		_ = in.Close()
 		_ = command.Wait()
 	}
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		stop()
-		return nil, fmt.Errorf("%s did not start: %w", role, err)
-	}
-	return &server{name: role, address: strings.TrimSpace(address), pid: command.Process.Pid, stop: stop}, nil
+	return &server{name: name, pid: command.Process.Pid, stop: stop}, in, bufio.NewReader(out), nil
 }
 
 // startWrit runs the built binary with the documents, in a new folder under dir. It remembers so many tokens. The
