@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/writ-auth/writ/authz"
+	"github.com/writ-auth/writ/internal/grpcserve"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -209,33 +210,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.reflection {
 		reflection.Register(server)
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(netutil.LimitListener(l, s.maxConns)) }()
-	select {
-	case err := <-served:
-		server.Stop()
-		return fmt.Errorf("extauthz: serve %s: %w", l.Addr(), err)
-	case <-ctx.Done():
+	err := grpcserve.Serve(ctx, server, netutil.LimitListener(l, s.maxConns), grpcserve.Drain{
+		Timeout: s.drainTimeout,
+		Begin:   func() { s.setDraining(true) },
+		Late: func() {
+			s.logger.Warn("calls were still in flight at the end of the drain timeout", "timeout", s.drainTimeout)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("extauthz: %w", err)
 	}
-	s.setDraining(true)
-	s.drain(server)
-	<-served // nil, or the error of a listener that failed while it was closed on purpose
 	return nil
-}
-
-// drain stops accepting, tells clients to go elsewhere, and waits for calls in flight while the timeout lasts.
-func (s *Server) drain(server *grpc.Server) {
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		server.GracefulStop()
-	}()
-	timeout := time.NewTimer(s.drainTimeout)
-	defer timeout.Stop()
-	select {
-	case <-drained:
-	case <-timeout.C:
-		s.logger.Warn("calls were still in flight at the end of the drain timeout", "timeout", s.drainTimeout)
-		server.Stop()
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,20 +63,47 @@ func (p *agentProcess) dial() *grpc.ClientConn {
 func (p *agentProcess) secret(name string) (*tlsv3.Secret, error) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)
 	defer cancel()
-	stream, err := secretv3.NewSecretDiscoveryServiceClient(p.dial()).StreamSecrets(ctx)
+	f, err := follow(ctx, p.dial(), name)
 	if err != nil {
 		return nil, err
 	}
-	err = stream.Send(&discoveryv3.DiscoveryRequest{
+	return f.next()
+}
+
+// follower follows one secret of an SDS server, as Envoy does.
+type follower struct {
+	stream  secretv3.SecretDiscoveryService_StreamSecretsClient
+	request *discoveryv3.DiscoveryRequest
+}
+
+// follow asks for a secret until ctx ends.
+func follow(ctx context.Context, conn *grpc.ClientConn, name string) (*follower, error) {
+	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f := &follower{stream: stream, request: &discoveryv3.DiscoveryRequest{
 		Node: &corev3.Node{Id: "test"}, ResourceNames: []string{name}, TypeUrl: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-	})
+	}}
+	return f, f.send()
+}
+
+// send asks again, which acknowledges what came. A stream that the server has refused already says io.EOF: why it was
+// refused is the next answer's to tell.
+func (f *follower) send() error {
+	if err := f.stream.Send(f.request); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// next waits for another version of the secret.
+func (f *follower) next() (*tlsv3.Secret, error) {
+	response, err := f.stream.Recv()
 	if err != nil {
 		return nil, err
 	}
-	response, err := stream.Recv()
-	if err != nil {
-		return nil, err
-	}
+	f.request.VersionInfo, f.request.ResponseNonce = response.GetVersionInfo(), response.GetNonce()
 	secret := &tlsv3.Secret{}
 	return secret, response.GetResources()[0].UnmarshalTo(secret)
 }

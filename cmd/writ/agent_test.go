@@ -15,10 +15,7 @@ import (
 	"testing"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -243,7 +240,7 @@ func TestAgentRotation(t *testing.T) {
 	write(t, dir, map[string]string{"agent.yaml": agentYAML(authority.address("ca"), ourUID(paymentID))})
 	p := startAgent(t, dir)
 	p.ready()
-	roots := p.follow(t, "ROOTCA")
+	roots := p.acknowledged(t, "ROOTCA")
 	before := <-roots
 	for _, step := range []string{"prepare", "distribute", "activate", "taint", "revoke"} {
 		rotate(t, dir, step)
@@ -282,8 +279,8 @@ func rotate(t *testing.T, dir, step string) {
 	t.Fatalf("%s was never taken: %s", step, last)
 }
 
-// follow acknowledges everything that comes for a secret, and passes it on.
-func (p *agentProcess) follow(t *testing.T, name string) <-chan string {
+// acknowledged acknowledges everything that comes for a trust bundle, and passes its roots on.
+func (p *agentProcess) acknowledged(t *testing.T, name string) <-chan string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	out := make(chan string, 16)
@@ -292,29 +289,19 @@ func (p *agentProcess) follow(t *testing.T, name string) <-chan string {
 		cancel()
 		<-done
 	})
-	stream, err := secretv3.NewSecretDiscoveryServiceClient(p.dial()).StreamSecrets(ctx)
+	f, err := follow(ctx, p.dial(), name)
 	if err != nil {
-		t.Fatal(err)
-	}
-	request := &discoveryv3.DiscoveryRequest{
-		Node: &corev3.Node{Id: "test"}, ResourceNames: []string{name}, TypeUrl: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-	}
-	if err := stream.Send(request); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
 		defer close(done)
 		for {
-			response, err := stream.Recv()
+			secret, err := f.next()
 			if err != nil {
 				return
 			}
-			secret := &tlsv3.Secret{}
-			if response.GetResources()[0].UnmarshalTo(secret) == nil {
-				out <- string(secret.GetValidationContext().GetTrustedCa().GetInlineBytes())
-			}
-			request.VersionInfo, request.ResponseNonce = response.GetVersionInfo(), response.GetNonce()
-			if stream.Send(request) != nil {
+			out <- string(secret.GetValidationContext().GetTrustedCa().GetInlineBytes())
+			if f.send() != nil {
 				return
 			}
 		}

@@ -14,16 +14,12 @@ import (
 	"testing"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/federation"
 	spiffe "github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
@@ -147,10 +143,17 @@ func TestDistribution(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	open := func(config *tls.Config, name string) (*follower, error) {
-		return openFollower(t, p.dial(p.address("ca"), credentials.NewTLS(config)), name)
+	first := func(config *tls.Config, name string, headers ...string) (*follower, *tlsv3.Secret, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		t.Cleanup(cancel)
+		f, err := follow(metadata.AppendToOutgoingContext(ctx, headers...), p.dial(p.address("ca"), credentials.NewTLS(config)), name)
+		if err != nil {
+			return nil, nil, err
+		}
+		secret, err := f.next()
+		return f, secret, err
 	}
-	if _, err := open(config, "ROOTCA"); status.Code(err) != codes.Unauthenticated {
+	if _, _, err := first(config, "ROOTCA"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("without a certificate: %v", err)
 	}
 	command(t, p.dir, 0, "token", "create", "-c", "writ.yaml", "--id", paymentID, "--out", "unused.token")
@@ -158,26 +161,26 @@ func TestDistribution(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = openFollower(t, p.dial(p.address("ca"), credentials.NewTLS(config)), "ROOTCA", "authorization", "Bearer "+strings.TrimSpace(string(token)))
+	_, _, err = first(config, "ROOTCA", "authorization", "Bearer "+strings.TrimSpace(string(token)))
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("with a join token: %v", err)
 	}
 	config = config.Clone()
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
-	if _, err := open(config, "default"); status.Code(err) != codes.PermissionDenied {
+	if _, _, err := first(config, "default"); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a private key over the network: %v", err)
 	}
-	f, err := open(config, "ROOTCA")
-	if err != nil || len(f.secret.GetValidationContext().GetCrl().GetInlineBytes()) == 0 || !f.secret.GetValidationContext().GetOnlyVerifyLeafCertCrl() {
-		t.Fatalf("%v, %v", f, err)
+	f, secret, err := first(config, "ROOTCA")
+	if err != nil || len(secret.GetValidationContext().GetCrl().GetInlineBytes()) == 0 || !secret.GetValidationContext().GetOnlyVerifyLeafCertCrl() {
+		t.Fatalf("%v, %v", secret, err)
 	}
 	for _, step := range []string{"prepare", "distribute"} {
 		command(t, p.dir, 0, "ca", "rotate", step, "-c", "writ.yaml", "--reason", "drill")
 	}
-	if err := f.next(); err != nil {
+	if secret, err = f.next(); err != nil {
 		t.Fatal(err)
 	}
-	if len(parsedPEM(t, f.secret.GetValidationContext().GetTrustedCa().GetInlineBytes())) != 2 {
+	if len(parsedPEM(t, secret.GetValidationContext().GetTrustedCa().GetInlineBytes())) != 2 {
 		t.Error("the new root does not arrive")
 	}
 	code, out, stderr := tryCommand(t, p.dir, "ca", "rotate", "activate", "-c", "writ.yaml", "--reason", "drill")
@@ -190,46 +193,11 @@ func TestDistribution(t *testing.T) {
 	}
 	command(t, p.dir, 0, "ca", "revoke", "-c", "writ.yaml", "--id", orderID, "--reason", "keyCompromise")
 	for err = nil; err == nil; {
-		err = f.next()
+		_, err = f.next()
 	}
 	if status.Code(err) != codes.PermissionDenied && status.Code(err) != codes.Unauthenticated {
 		t.Errorf("a revoked follower: %v", err)
 	}
-}
-
-// follower follows one secret and acknowledges nothing.
-type follower struct {
-	stream secretv3.SecretDiscoveryService_StreamSecretsClient
-	secret *tlsv3.Secret
-}
-
-// openFollower asks for a secret; the error is that of the first answer.
-func openFollower(t *testing.T, conn *grpc.ClientConn, name string, headers ...string) (*follower, error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(metadata.AppendToOutgoingContext(ctx, headers...))
-	if err != nil {
-		return nil, err
-	}
-	request := &discoveryv3.DiscoveryRequest{
-		Node: &corev3.Node{Id: "test"}, ResourceNames: []string{name}, TypeUrl: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-	}
-	if err := stream.Send(request); err != nil {
-		return nil, err
-	}
-	f := &follower{stream: stream}
-	return f, f.next()
-}
-
-// next waits for another version of the secret.
-func (f *follower) next() error {
-	response, err := f.stream.Recv()
-	if err != nil {
-		return err
-	}
-	f.secret = &tlsv3.Secret{}
-	return response.GetResources()[0].UnmarshalTo(f.secret)
 }
 
 func parsedPEM(t *testing.T, text []byte) []*x509.Certificate {

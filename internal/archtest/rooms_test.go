@@ -19,7 +19,7 @@ func rooms() map[string][]string {
 		"jwt":             {},
 
 		"authz":              {"policy", "jwt"},
-		"authz/extauthz":     {"authz", "policy", "jwt"},
+		"authz/extauthz":     {"authz", "policy", "jwt", grpcserve},
 		"authz/provider":     {"authz", "policy", "jwt"},
 		"authz/provider/opa": {"authz", "authz/provider", "policy", "jwt"},
 
@@ -39,8 +39,8 @@ func rooms() map[string][]string {
 		"internal/spiffeid":         {},
 		"internal/unixpeer":         {},
 		"internal/bootstrap":        {"policy"},
-		"internal/policytest":       {"authz", "authz/extauthz", "policy", "jwt"},
-		"internal/replay":           {"authz", "authz/extauthz", "policy", "jwt"},
+		"internal/policytest":       {"authz", "authz/extauthz", "policy", "jwt", grpcserve},
+		"internal/replay":           {"authz", "authz/extauthz", "policy", "jwt", grpcserve},
 		"internal/telemetry":        {"authz", "policy", "jwt"}, // the decision log writes decisions
 		"internal/testkit":          {anything},
 		"internal/testkit/memstore": {anything},

@@ -18,6 +18,10 @@ type Drain struct {
 	Late    func()        // called when the timeout is over and calls are about to be cut off; nil for nothing
 }
 
+// heed is how long calls that were cut off have to notice it. One that does not notice is left behind: what waits for
+// the end of a server may not wait for ever.
+const heed = time.Second
+
 // Serve answers on l until ctx is done, then drains the server and returns nil. It closes l. The error is that of a
 // listener which failed before.
 func Serve(ctx context.Context, server *grpc.Server, l net.Listener, drain Drain) error {
@@ -53,6 +57,10 @@ func (d Drain) wait(server *grpc.Server) {
 			d.Late()
 		}
 		server.Stop()
-		<-drained
+		timeout.Reset(heed)
+		select {
+		case <-drained:
+		case <-timeout.C:
+		}
 	}
 }

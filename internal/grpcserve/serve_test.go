@@ -23,11 +23,16 @@ import (
 type slow struct {
 	healthv1.UnimplementedHealthServer
 	took time.Duration
+	deaf bool // it does not notice that it is cut off
 }
 
 func (s slow) Check(ctx context.Context, _ *healthv1.HealthCheckRequest) (*healthv1.HealthCheckResponse, error) {
+	cut := ctx.Done()
+	if s.deaf {
+		cut = nil
+	}
 	select {
-	case <-ctx.Done():
+	case <-cut:
 		return nil, ctx.Err()
 	case <-time.After(s.took):
 		return &healthv1.HealthCheckResponse{}, nil
@@ -39,18 +44,20 @@ func TestDrain(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		took time.Duration
+		deaf bool
 		want codes.Code
 		ends time.Duration
 		late bool
 	}{
-		{"in time", 3 * time.Second, codes.OK, 3 * time.Second, false},
-		{"too late", time.Minute, codes.Unavailable, 10 * time.Second, true},
+		{"in time", 3 * time.Second, false, codes.OK, 3 * time.Second, false},
+		{"too late", time.Minute, false, codes.Unavailable, 10 * time.Second, true},
+		{"deaf", time.Minute, true, codes.Unavailable, 11 * time.Second, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := bufconn.Listen(1 << 16)
 				server := grpc.NewServer()
-				healthv1.RegisterHealthServer(server, slow{took: test.took})
+				healthv1.RegisterHealthServer(server, slow{took: test.took, deaf: test.deaf})
 				var events []string
 				ctx, stop := context.WithCancel(t.Context())
 				ended := make(chan error, 1)
@@ -91,6 +98,7 @@ func TestDrain(t *testing.T) {
 				if got, want := strings.Join(events, " "), map[bool]string{true: "begin late", false: "begin"}[test.late]; got != want {
 					t.Errorf("events %q, want %q", got, want)
 				}
+				<-time.After(time.Minute) // for what was left behind to end
 			})
 		})
 	}
