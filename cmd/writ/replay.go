@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
@@ -117,7 +118,7 @@ func (c *cli) runReplay(cmd *cobra.Command, r *replayFlags, out *format, files [
 	if out.value != "text" {
 		err = out.encode(c.out, report)
 	} else {
-		err = (&replayWriter{w: c.out, colours: c.colours(c.out)}).write(report)
+		err = (&replayWriter{colours: c.colours(c.out)}).write(c.out, report)
 	}
 	if err = errors.Join(err, emitted.write(c.err)); err != nil {
 		return err
@@ -246,18 +247,13 @@ func readFieldMap(file string) (*replay.Fields, error) {
 	return fields, nil
 }
 
-// replayWriter shows a report to people.
+// replayWriter shows a report to people, in one piece: what others say meanwhile does not get into the middle of it.
 type replayWriter struct {
-	w       io.Writer
+	b       strings.Builder
 	colours palette
-	err     error
 }
 
-func (rw *replayWriter) printf(format string, args ...any) {
-	if rw.err == nil {
-		_, rw.err = fmt.Fprintf(rw.w, format, args...)
-	}
-}
+func (rw *replayWriter) printf(format string, args ...any) { fmt.Fprintf(&rw.b, format, args...) }
 
 // titles are the kinds of differences in words.
 func titles() map[replay.Kind]string {
@@ -267,7 +263,7 @@ func titles() map[replay.Kind]string {
 	}
 }
 
-func (rw *replayWriter) write(r *replay.Report) error {
+func (rw *replayWriter) write(w io.Writer, r *replay.Report) error {
 	rw.printf("%s:", rw.colours.bold(countOf(r.Requests-r.Unreadable, "request")))
 	for i, k := range replay.Kinds() {
 		if i > 0 {
@@ -303,7 +299,8 @@ func (rw *replayWriter) write(r *replay.Report) error {
 	if r.Unreadable > 0 {
 		rw.printf("\n%s %s could not be read: %s\n", rw.colours.yellow("!"), countOf(r.Unreadable, "line"), printable(r.FirstError))
 	}
-	return rw.err
+	_, err := io.WriteString(w, rw.b.String())
+	return err
 }
 
 // countOf is a number with its noun.
