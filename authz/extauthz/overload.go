@@ -27,8 +27,8 @@ const (
 
 // Defaults and bounds of a [LimiterConfig].
 const (
-	DefaultOverloadTarget = time.Millisecond
-	MinOverloadTarget     = 500 * time.Microsecond
+	DefaultOverloadTarget = 500 * time.Microsecond
+	MinOverloadTarget     = 100 * time.Microsecond
 	MaxOverloadTarget     = time.Second
 )
 
@@ -46,11 +46,12 @@ const (
 	overloadInterval = 100 * time.Millisecond // a crowd that lasts this long is no burst, as in CoDel (RFC 8289 §3.2)
 	overloadGap      = 50 * time.Millisecond  // without meeting the limit for this long, the overload is over
 	relapseWithin    = 200 * time.Millisecond // of an overload's end, a crowd is overload at once
-	tryEvery         = 5 * time.Second        // an overload is taken to be over, to see whether there is a crowd again
+	tryEvery         = 10 * time.Second       // an overload is taken to be over, to see whether there is a crowd again
 	busyShare        = 0.85                   // of an interval: more is overload
 	shedShare        = 0.25                   // of what was answered: with less, an overload is over
 	maxAtWork        = 4096                   // checks, overload or not
-	leastPerCPU      = 16                     // checks at work that are not too many in overload either
+	leastPerCPU      = 6                      // checks at work that are not too many in overload either
+	paceShare        = 0.8                    // of what can be answered is let in under overload
 	logOverloadEvery = 10 * time.Second
 )
 
@@ -69,9 +70,11 @@ type LimiterConfig struct {
 //
 // What it bounds is the number of checks at work: complete requests without an answer, but for those that wait for
 // somebody else ([Limiter.Waiting]). By Little's law such a number is a time, once one knows how many are answered in
-// a second of work: limit = rate × Target. That is the limit in an overload. Without one it is a crowd, and a crowd is a
+// a second of work: limit = rate × Target. That is the limit in an overload. In an overload checks also take turns, so many
+// a second that the server is idle for a part of its time: a server that never is leaves what arrives in sockets, where no
+// limit reaches it, until somebody looks (Go's scheduler does when it has nothing else to do, or every 10 ms). Without one it is a crowd, and a crowd is a
 // burst until it has lasted for 100 ms in which the server was hardly ever idle. An overload is over when nothing has met
-// its limit for 50 ms, or few were turned away. Then, and every five seconds, checks are let in again until there is
+// its limit for 50 ms, or few were turned away. Then, and every ten seconds, checks are let in again until there is
 // another crowd: what asks again at once when it is turned away would look like an overload for ever. How long the server was idle, and
 // so what it can do, is measured while the limit is met and not otherwise: then a check costs a few atomic operations and
 // nothing reads the clock.
@@ -88,6 +91,7 @@ type Limiter struct {
 	answered      atomic.Uint64
 	shed          atomic.Uint64
 
+	paced     atomic.Bool  // there is an overload, so every check takes a turn
 	watching  atomic.Bool  // for idleness: the limit was met not long ago
 	lastMet   atomic.Int64 // nanoseconds from start
 	idleSince atomic.Int64 // the same, 0 while there is work
@@ -97,6 +101,9 @@ type Limiter struct {
 	overloaded bool
 	began      time.Duration // when it was overloaded
 	last       int64         // the limit that it had
+	pace       float64       // checks a second that are let in
+	turns      float64       // checks that may come in now
+	counted    time.Duration // until when turns is right
 	ended      time.Duration // when it last was not any more, 0 before the first time
 	interval   mark          // where the present one began
 	logged     time.Duration
@@ -206,7 +213,7 @@ func (l *Limiter) left(n, answered int) {
 // admits reports whether another check may come in.
 func (l *Limiter) admits() bool {
 	n := l.atWork.Load()
-	return n < l.limit.Load() || l.met(n)
+	return n < l.limit.Load() && !l.paced.Load() || l.met(n)
 }
 
 // met is what happens at the limit. It reports whether another check may come in all the same.
@@ -215,12 +222,12 @@ func (l *Limiter) met(atWork int64) bool {
 	defer l.mu.Unlock()
 	now := mark{l.clock(), time.Duration(l.idle.Load()), l.answered.Load(), l.shed.Load()}
 	if l.over(now.at) {
-		l.let(now, crowd)
+		l.let(now, l.fewer())
 	}
 	if !l.overloaded && now.at-l.ended >= relapseWithin {
 		l.limit.Store(crowd)
 	}
-	if atWork < l.limit.Load() {
+	if atWork < l.limit.Load() && (!l.overloaded || l.turn(now.at)) {
 		return true
 	}
 	if !l.watching.Swap(true) {
@@ -233,15 +240,35 @@ func (l *Limiter) met(atWork int64) bool {
 		l.judge(now, again)
 	}
 	if l.overloaded {
-		return atWork < l.limit.Load()
+		return atWork < l.limit.Load() && l.turn(now.at)
 	}
 	return atWork < maxAtWork
+}
+
+// turn takes one of the turns that there are in an overload. The caller holds mu.
+func (l *Limiter) turn(now time.Duration) bool {
+	l.turns = min(l.turns+l.pace*(now-l.counted).Seconds(), float64(l.last))
+	l.counted = now
+	if l.turns < 1 {
+		return false
+	}
+	l.turns--
+	return true
+}
+
+// fewer is how many are a crowd now that an overload may be over: as many as ever if there was none. The caller holds mu.
+func (l *Limiter) fewer() int64 {
+	if !l.overloaded {
+		return crowd
+	}
+	return min(max(smallCrowd, smallCrowdTimes*l.last), crowd)
 }
 
 // let ends an overload, if there is one, and begins to watch anew with another limit. The caller holds mu.
 func (l *Limiter) let(now mark, limit int64) {
 	if l.overloaded {
 		l.overloaded, l.ended = false, now.at
+		l.paced.Store(false)
 	}
 	l.interval = now
 	l.limit.Store(limit)
@@ -256,17 +283,20 @@ func (l *Limiter) judge(now mark, again bool) {
 	switch {
 	case again: // the limit is what it was
 		l.overloaded, l.began = true, now.at
+		l.paced.Store(true)
 		l.limit.Store(l.last)
 	case l.overloaded && now.at-l.began >= tryEvery:
 		l.let(now, crowd)
 		return
 	case l.overloaded && shed < shedShare*answered:
-		l.let(now, min(max(smallCrowd, smallCrowdTimes*l.last), crowd))
+		l.let(now, l.fewer())
 		return
 	case l.overloaded || busy.Seconds() >= busyShare*took.Seconds():
 		if !l.overloaded {
 			l.overloaded, l.began = true, now.at
+			l.paced.Store(true)
 		}
+		l.pace = max(paceShare*answered/busy.Seconds(), float64(leastAtWork())/overloadInterval.Seconds())
 		l.last = min(max(int64(answered/busy.Seconds()*l.target.Seconds()), leastAtWork()), maxAtWork)
 		l.limit.Store(l.last)
 	}

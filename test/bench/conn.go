@@ -20,6 +20,7 @@ import (
 // server takes to answer, so that the generator is not what is measured.
 type conn struct {
 	net   net.Conn
+	times *arrivals
 	read  *bufio.Reader
 	in    *http2.Framer
 	table *hpack.Decoder
@@ -31,6 +32,7 @@ type conn struct {
 	block   bytes.Buffer
 	calls   map[uint32]*call
 	free    []*call
+	fresh   []*call // written, and not sent yet
 	next    uint32
 	window  int     // bytes that the server still takes on the connection
 	waiting []*call // from head on, for the window or a stream
@@ -43,7 +45,7 @@ type conn struct {
 type call struct {
 	question *question
 	due      time.Time // when it should have been sent, whenever it was
-	sent     time.Time // if it had a time to be sent at
+	sent     time.Time
 
 	body   []byte
 	status string
@@ -64,7 +66,11 @@ func dial(ctx context.Context, address string) (*conn, error) {
 	if c.net, err = new(net.Dialer).DialContext(ctx, "tcp", address); err != nil {
 		return nil, err
 	}
-	c.read, c.write = bufio.NewReaderSize(c.net, bufferBytes), bufio.NewWriterSize(c.net, bufferBytes)
+	if c.times, err = newArrivals(c.net); err != nil {
+		_ = c.net.Close()
+		return nil, err
+	}
+	c.read, c.write = bufio.NewReaderSize(c.times, bufferBytes), bufio.NewWriterSize(c.net, bufferBytes)
 	c.in, c.out = http2.NewFramer(nil, c.read), http2.NewFramer(c.write, nil)
 	c.in.SetReuseFrames()
 	c.table = hpack.NewDecoder(4096, func(hpack.HeaderField) {})
@@ -132,9 +138,7 @@ func (c *conn) send(k *call) {
 	message.Write(k.question.raw)
 	c.fail(c.out.WriteData(id, true, message.Bytes()))
 	c.block = message
-	if !k.due.IsZero() {
-		k.sent = time.Now()
-	}
+	c.fresh = append(c.fresh, k)
 	c.window -= n + grpcPrefix
 	c.calls[id] = k
 }
@@ -149,6 +153,11 @@ func (c *conn) fail(err error) {
 func (c *conn) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := time.Now()
+	for _, k := range c.fresh {
+		k.sent = now
+	}
+	c.fresh = c.fresh[:0]
 	c.fail(c.write.Flush())
 	return c.err
 }
@@ -180,6 +189,19 @@ func (c *conn) frame(done func(*call) error) error {
 		return c.flush()
 	}
 	return nil
+}
+
+// whole reports whether all of a frame has arrived. The connection must be polled.
+func (c *conn) whole() (bool, error) {
+	const header = 9
+	b, err := c.read.Peek(header)
+	if err == nil {
+		_, err = c.read.Peek(header + int(b[0])<<16 + int(b[1])<<8 + int(b[2]))
+	}
+	if errors.Is(err, errNothing) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (c *conn) call(id uint32) *call {

@@ -126,7 +126,7 @@ func (u *users) round(ctx context.Context, perSecond int) (took, error) {
 			mu.Unlock()
 		})
 	}
-	err := ticks(ctx, float64(perSecond), total, func(i int, at time.Time, _ bool) error {
+	err := ticks(ctx, float64(perSecond), total, func(i int, at time.Time) error {
 		due <- request{u.asked + i, at}
 		return nil
 	})

@@ -22,7 +22,7 @@ const (
 )
 
 // overload asks twice of what the server can do for some seconds, and half of it at once afterwards. The server has
-// one processor, so that the asking side has another.
+// one processor to itself, so that the asking side has another.
 func overload(ctx context.Context, dir, write string, rounds int) error {
 	busy, err := loadAverage()
 	if err != nil {
@@ -75,7 +75,12 @@ func overloadedBy(ctx context.Context, dir, binary, answer string, c *corpus) (*
 		return nil, err
 	}
 	defer l.Close()
-	return l.overloaded(ctx)
+	release, err := apart(s.pid)
+	if err != nil {
+		return nil, err
+	}
+	r, err := l.overloaded(ctx)
+	return r, errors.Join(err, release())
 }
 
 // borne is what an overloaded server did.
