@@ -43,6 +43,26 @@ func GateOf(conn net.Conn, l *Limiter, maxOpen int) net.Conn {
 // ChangesTable reports whether a header block changes HPACK's dynamic table.
 func ChangesTable(block []byte) bool { return changesTable(block) }
 
+// Counts reports whether gRPC gets to see a header every time.
+func Counts(name string) bool { return counts(name) }
+
+// Abridge is what gRPC gets to see of a good block that leaves the table alone, whose decoder has seen primer.
+func Abridge(primer, block []byte) []byte {
+	d := hpack.NewDecoder(headerTable, nil)
+	if _, err := d.DecodeFull(primer); err != nil {
+		return nil
+	}
+	fields, err := d.DecodeFull(block)
+	if err != nil {
+		return nil
+	}
+	list := make([]bool, len(fields))
+	for i, f := range fields {
+		list[i] = counts(f.Name)
+	}
+	return abridge(nil, block, list)
+}
+
 // GoodBlock reports whether a header block can be decoded by a decoder with this table.
 func GoodBlock(primer, block []byte) ([]hpack.HeaderField, bool) {
 	d := hpack.NewDecoder(headerTable, nil)

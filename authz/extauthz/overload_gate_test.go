@@ -3,9 +3,11 @@ package extauthz_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -228,7 +230,7 @@ func (f *feeder) Read(p []byte) (int, error) {
 
 var errNothing = io.ErrNoProgress
 
-// What gRPC sees is what the client sent, but for windows, as long as nothing is turned away; and whatever is sent, the
+// What gRPC sees is what the client sent, but for windows and headers that do not count, as long as nothing is turned away; and whatever is sent, the
 // gate comes to an end.
 func FuzzGate(f *testing.F) {
 	c := newClient()
@@ -246,19 +248,97 @@ func FuzzGate(f *testing.F) {
 			defer l.Fill()()
 		}
 		seen, _, _ := throughGate(t, l, sent)
-		if len(seen) > len(sent) && !full {
-			t.Fatalf("gRPC sees %d bytes of %d", len(seen), len(sent))
-		}
 		if n := l.Status().AtWork; !full && n != 0 {
 			t.Fatalf("%d at work after the end", n)
 		}
 		if full || len(sent) < len(http2.ClientPreface) || bytes.Contains(sent[len(http2.ClientPreface):], []byte{byte(http2.FrameWindowUpdate)}) {
 			return
 		}
-		if !bytes.HasPrefix(sent, seen) {
-			t.Fatalf("gRPC sees %x\nsent was   %x", seen, sent)
+		want, got := meaning(sent[len(http2.ClientPreface):]), meaning(seen[min(len(seen), len(http2.ClientPreface)):])
+		if len(got) > len(want) || !slices.Equal(got, want[:len(got)]) {
+			t.Fatalf("gRPC sees %x\n%q\nsent was %x\n%q", seen, got, sent, want)
 		}
 	})
+}
+
+// meaning is what gRPC makes of frames, as far as they are whole and HPACK can read them.
+func meaning(b []byte) []string {
+	const head = 9
+	var all []string
+	var block []byte
+	decoder := hpack.NewDecoder(4096, nil)
+	for len(b) >= head {
+		n := int(b[0])<<16 | int(b[1])<<8 | int(b[2])
+		if len(b) < head+n {
+			break
+		}
+		kind, flags, payload := http2.FrameType(b[3]), http2.Flags(b[4]), b[head:head+n]
+		frame := fmt.Sprintf("%v %x %d", kind, b[5:head], flags&http2.FlagHeadersEndStream)
+		switch kind {
+		case http2.FrameHeaders:
+			padding := 0
+			if flags.Has(http2.FlagHeadersPadded) && len(payload) > 0 {
+				padding, payload = int(payload[0]), payload[1:]
+			}
+			if flags.Has(http2.FlagHeadersPriority) {
+				payload = payload[min(5, len(payload)):]
+			}
+			block = append(block[:0], payload[:max(0, len(payload)-padding)]...)
+		case http2.FrameContinuation:
+			block = append(block, payload...)
+		default:
+			frame = fmt.Sprintf("%x", b[:head+n])
+		}
+		if (kind == http2.FrameHeaders || kind == http2.FrameContinuation) && flags.Has(http2.FlagHeadersEndHeaders) {
+			fields, err := decoder.DecodeFull(block)
+			if err != nil {
+				break
+			}
+			for _, f := range fields {
+				if extauthz.Counts(f.Name) {
+					frame += " " + f.Name + "=" + f.Value
+				}
+			}
+		}
+		all, b = append(all, frame), b[head+n:]
+	}
+	return all
+}
+
+// Of the headers that a proxy sends every time, gRPC sees those that count.
+func TestGateAbridges(t *testing.T) {
+	c := newClient()
+	for range 3 {
+		c.call(checkPath, "a", hpack.HeaderField{Name: "x-forwarded-for", Value: "10.0.0.1"}, hpack.HeaderField{Name: "x-b3-traceid", Value: "7", Sensitive: true},
+			hpack.HeaderField{Name: "writ-namespace", Value: "shop", Sensitive: true}, hpack.HeaderField{Name: "grpc-timeout", Value: "200m"})
+	}
+	seen, _, err := throughGate(t, newLimiter(t, ""), c.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	framer := http2.NewFramer(io.Discard, bytes.NewReader(seen[len(http2.ClientPreface):]))
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	var got []string
+	for {
+		f, err := framer.ReadFrame()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, ok := f.(*http2.MetaHeadersFrame); ok {
+			names := make([]string, 0, len(h.Fields))
+			for _, f := range h.Fields {
+				names = append(names, f.Name)
+			}
+			got = append(got, strings.Join(names, " "))
+		}
+	}
+	all, brief := ":method :path te x-forwarded-for x-b3-traceid writ-namespace grpc-timeout", ":method :path writ-namespace grpc-timeout"
+	if want := []string{all, all, brief}; !slices.Equal(got, want) { // the first adds to HPACK's table, the second is the first like the third
+		t.Errorf("gRPC sees %q, want %q", got, want)
+	}
 }
 
 // A block that is said to leave HPACK's table alone does.
@@ -267,7 +347,7 @@ func FuzzChangesTable(f *testing.F) {
 	e := hpack.NewEncoder(&primer)
 	_ = e.WriteField(hpack.HeaderField{Name: "first", Value: "one"})
 	_ = e.WriteField(hpack.HeaderField{Name: "second", Value: "two"})
-	for _, block := range [][]byte{{0x82, 0xbe}, {0x40, 1, 'a', 1, 'b'}, {0x00, 1, 'a', 1, 'b'}, {0x10, 1, 'a', 1, 'b'}, {0x20}, {0x3f, 0xe1, 0x1f}, {0x0f, 0x10, 1, 'x'}} {
+	for _, block := range [][]byte{{0x82, 0xbe}, {0x40, 1, 'a', 1, 'b'}, {0x00, 1, 'a', 1, 'b'}, {0x10, 1, 'a', 1, 'b'}, {0x20}, {0x3f, 0xe1, 0x1f}, {0x0f, 0x10, 1, 'x'}, {0x82, 0x84, 0xbe, 0x0f, 0x10, 1, 'x', 0x83}} {
 		f.Add(block)
 	}
 	f.Fuzz(func(t *testing.T, block []byte) {
@@ -275,10 +355,31 @@ func FuzzChangesTable(f *testing.F) {
 		if extauthz.ChangesTable(block) || fields == nil && !good {
 			return
 		}
+		if good {
+			brief := extauthz.Abridge(primer.Bytes(), block)
+			again, kept := extauthz.GoodBlock(primer.Bytes(), brief)
+			if !kept || !slices.Equal(again, fields) || !slices.Equal(counted(t, primer.Bytes(), block), counted(t, primer.Bytes(), brief)) {
+				t.Fatalf("%x became %x", block, brief)
+			}
+		}
 		if !good || len(fields) != 2 || fields[0].Name != "second" || fields[1].Name != "first" {
 			t.Fatalf("%x changed the table: %v", block, fields)
 		}
 	})
+}
+
+// counted are the fields of a block that count.
+func counted(t *testing.T, primer, block []byte) []hpack.HeaderField {
+	t.Helper()
+	d := hpack.NewDecoder(4096, nil)
+	if _, err := d.DecodeFull(primer); err != nil {
+		t.Fatal(err)
+	}
+	fields, err := d.DecodeFull(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(fields, func(f hpack.HeaderField) bool { return !extauthz.Counts(f.Name) })
 }
 
 // BenchmarkGate is what following a check costs, in and out, and BenchmarkShed a check that is turned away; both without

@@ -17,16 +17,19 @@ type inbound struct {
 	skip   int // bytes at r that nobody gets
 	insert []byte
 
-	reset   [frameHeader + 4]byte // what insert points to
-	highest uint32                // number of a stream
-	shed    map[uint32]struct{}   // turned away, with a request that is not complete
+	reset   [frameHeader + 4]byte             // what insert points to
+	headed  [frameHeader + maxKnownBlock]byte // likewise
+	highest uint32                            // number of a stream
+	shed    map[uint32]struct{}               // turned away, with a request that is not complete
 	maxOpen int
 
 	answered bool // a stream, since the last ping
 
 	headers     *hpack.Decoder
 	path        string // of the header block that was decoded last
+	counts      []bool // which of its fields do
 	known       []byte // a block that does not change the table and stands for a check as long as nothing else changes it
+	brief       []byte // what counts of it
 	split       []byte // a header block in pieces, as far as it has arrived
 	splitStream uint32
 	splitEnds   bool
@@ -53,6 +56,7 @@ func (in *inbound) init(maxOpen int) {
 		if f.Name == ":path" {
 			in.path = f.Value
 		}
+		in.counts = append(in.counts, counts(f.Name))
 	})
 	in.headers.SetMaxStringLength(maxHeaderBytes)
 }
@@ -208,11 +212,11 @@ func (g *gate) header(f frameHead) error {
 		in.splitting, in.split, in.splitStream, in.splitEnds = true, append(in.split[:0], block...), f.stream, f.ends()
 		return nil
 	}
-	check, changes, err := in.read(block)
+	read, err := in.read(block)
 	if err != nil {
 		return err
 	}
-	return g.opened(f, check, changes, true)
+	return g.opened(f, read, true)
 }
 
 // continuation deals with a further piece of a header block. Checks whose headers come in pieces are not turned away.
@@ -230,42 +234,47 @@ func (g *gate) continuation(f frameHead) error {
 		return nil
 	}
 	in.splitting = false
-	check, changes, err := in.read(in.split)
+	read, err := in.read(in.split)
 	if err != nil {
 		return err
 	}
 	if in.splitEnds {
 		f.kind, f.flags = http2.FrameHeaders, http2.FlagHeadersEndStream
 	}
-	return g.opened(f, check, changes, false)
+	return g.opened(f, read, false)
 }
 
-// opened deals with a stream's headers, or trailers, which gRPC gets unless the check is turned away. gRPC's HPACK decoder
-// has to see every block that changes the table; then gRPC is told that the client gave the stream up.
-func (g *gate) opened(f frameHead, check, changes, may bool) error {
+// opened deals with a stream's headers, or trailers, which gRPC gets, or what counts of them, unless the check is turned
+// away. gRPC's HPACK decoder has to see every block that changes the table; then gRPC is told that the client gave the
+// stream up. whole says that the block is not in pieces.
+func (g *gate) opened(f frameHead, block headerBlock, whole bool) error {
 	in := &g.in
 	if _, ok := in.shed[f.stream]; ok {
 		return errors.New("extauthz: trailers after a request") // gRPC's clients send none
 	}
 	isNew := f.stream > in.highest
 	in.highest = max(in.highest, f.stream)
-	if !isNew || !check || f.ends() {
+	if !isNew || !block.check || f.ends() {
 		if f.ends() {
 			g.complete(f.stream)
 		}
 		return nil
 	}
-	if may && !g.limiter.admits() && g.take() {
+	if whole && !g.limiter.admits() && g.take() {
 		if len(in.shed) >= in.maxOpen {
 			return fmt.Errorf("extauthz: a client with more than %d requests that do not end", in.maxOpen)
 		}
 		in.shed[f.stream] = struct{}{}
-		if changes {
+		if block.changes {
 			in.insert = appendReset(in.reset[:0], f.stream)
 		} else {
 			in.skip, in.pass = in.pass, 0
 		}
 		return nil
+	}
+	if whole && block.brief != nil {
+		in.insert = appendHeaders(in.headed[:0], f.stream, block.brief)
+		in.skip, in.pass = in.pass, 0
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -343,6 +352,12 @@ func (g *gate) ping(f frameHead) error {
 	g.out.pong(in.buffer[in.r+frameHeader : in.r+in.pass])
 	in.pass, in.skip = 0, in.pass
 	return nil
+}
+
+// appendHeaders appends a whole header block, which more than headers will follow.
+func appendHeaders(b []byte, stream uint32, block []byte) []byte {
+	b = append(b, 0, byte(len(block)>>8), byte(len(block)), byte(http2.FrameHeaders), byte(http2.FlagHeadersEndHeaders)) //nolint:gosec // G115: at most maxKnownBlock
+	return append(binary.BigEndian.AppendUint32(b, stream), block...)
 }
 
 func appendReset(b []byte, stream uint32) []byte {
