@@ -24,8 +24,13 @@ type cacheEntry struct {
 	asked Workload // as it was named, before labels were looked up: what the next snapshot resolves again
 	bound *Bound
 	next  *cacheEntry
-	used  atomic.Bool // asked for in this snapshot; what is not is not resolved again for the next
+	idle  int         // so many loads before this snapshot's it was last asked for
+	used  atomic.Bool // asked for in this snapshot
 }
+
+// maxIdle is for how many loads a workload is resolved again without being asked for: documents often change several
+// times in a row, and few requests come between.
+const maxIdle = 8
 
 func newCache() cache {
 	return cache{seed: maphash.MakeSeed(), slots: make([]atomic.Pointer[cacheEntry], cacheSlots)}
@@ -45,9 +50,9 @@ func (c *cache) get(key []byte) *Bound {
 	return nil
 }
 
-func (c *cache) put(key string, asked Workload, b *Bound, used bool) {
+func (c *cache) put(key string, asked Workload, b *Bound, idle int, used bool) {
 	slot := c.slot(maphash.String(c.seed, key))
-	e := &cacheEntry{key: key, asked: asked, bound: b}
+	e := &cacheEntry{key: key, asked: asked, bound: b, idle: idle}
 	e.used.Store(used)
 	for {
 		e.next = slot.Load()

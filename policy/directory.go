@@ -3,7 +3,6 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,7 +57,7 @@ func (d Directory) read() ([]*Document, error) {
 		return nil, err
 	}
 	if !info.IsDir() {
-		return readFile(d.Path)
+		return newReader().file(d.Path)
 	}
 	t := newTree(func(string) {})
 	if err := t.walk(d.Path); err != nil {
@@ -66,14 +65,8 @@ func (d Directory) read() ([]*Document, error) {
 	}
 	var docs []*Document
 	others := 0 // files of documents, not of tests
-	for _, f := range t.files {
-		read, err := readFile(f.path)
-		if f.err != nil {
-			read, err = nil, f.err
-		}
-		if err != nil {
-			read = []*Document{unreadableFile(f.path, err)}
-		}
+	for i, read := range readFiles(t.files) {
+		f := &t.files[i]
 		all := len(read)
 		if IsTestName(f.path) {
 			read = slices.DeleteFunc(read, (*Document).isTest)
@@ -186,50 +179,4 @@ func isDocumentName(path string) bool {
 		return true
 	}
 	return false
-}
-
-// readFile decodes one file. Only regular files are opened: a pipe could keep the reader waiting.
-func readFile(path string) ([]*Document, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	if info.Size() > MaxFileBytes {
-		return []*Document{tooLarge(path, info.Size())}, nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	data, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	return Decode(path, data), nil
-}
-
-// unreadableFile stands for whatever is in a file that cannot be read.
-func unreadableFile(path string, err error) *Document {
-	var cause *fs.PathError
-	message := err.Error()
-	if errors.As(err, &cause) {
-		message = cause.Err.Error()
-	}
-	return brokenFile(path, codeUnreadable, "the file cannot be read: "+message, "make it readable, or remove it")
-}
-
-func tooLarge(path string, size int64) *Document {
-	return brokenFile(path, codeTooLarge, fmt.Sprintf("the file has %d bytes, at most %d are read", size, int64(MaxFileBytes)), "split the file")
-}
-
-// brokenFile is a document of which only the file is known.
-func brokenFile(path, code, message, hint string) *Document {
-	return &Document{
-		File: path, actionUnread: true, targetUnread: true,
-		Problems: []Problem{{Code: code, Severity: severityOf(code), File: path, Message: message, Hint: hint}},
-	}
 }

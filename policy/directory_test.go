@@ -17,7 +17,7 @@ func namedPolicy(name string) string {
 	return strings.Replace(goodPolicy, "name: good", "name: "+name, 1)
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)

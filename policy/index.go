@@ -25,10 +25,10 @@ const none = math.MaxInt32
 // scanMax is how many rules a drawer may hold before it is split again: verifying a few is cheaper than looking up.
 const scanMax = 4
 
-// newIndex files rules, which it sorts by ID so that the first match is the one Envoy would report (§4.3).
-func newIndex(rules []*Rule, form func(*Rule) *ruleBody) *index {
-	ix := &index{}
-	slices.SortFunc(rules, func(a, b *Rule) int { return cmp.Compare(a.id, b.id) })
+// newIndex files the rules of the policies, sorted by ID so that the first match is the one Envoy would report (§4.3).
+func newIndex(policies []*Policy, form func(*Rule) *ruleBody) *index {
+	rules := rulesByID(policies)
+	ix := &index{rules: make([]*Rule, 0, len(rules)), bodies: make([]*ruleBody, 0, len(rules))}
 	for _, r := range rules {
 		if b := form(r); b != nil {
 			ix.rules = append(ix.rules, r)
@@ -39,6 +39,25 @@ func newIndex(rules []*Rule, form func(*Rule) *ruleBody) *index {
 		ix.root = newFiling(ix.bodies).root()
 	}
 	return ix
+}
+
+// rulesByID sorts the rules of the policies by ID. IDs start with the policy's namespace and name, so it sorts the
+// policies, then the rules of each, and as a rule finds all of them in order after that.
+func rulesByID(policies []*Policy) []*Rule {
+	byID := func(a, b *Rule) int { return cmp.Compare(a.id, b.id) }
+	n := 0
+	policies = slices.DeleteFunc(slices.Clone(policies), func(p *Policy) bool {
+		n += len(p.rules)
+		return len(p.rules) == 0
+	})
+	slices.SortFunc(policies, func(a, b *Policy) int { return byID(a.rules[0], b.rules[0]) })
+	all := make([]*Rule, 0, n)
+	for _, p := range policies {
+		all = append(all, p.rules...)
+		slices.SortFunc(all[len(all)-len(p.rules):], byID)
+	}
+	slices.SortFunc(all, byID)
+	return all
 }
 
 // first returns the matching rule with the smallest ID, or nil.

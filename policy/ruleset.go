@@ -49,18 +49,21 @@ func (rs *Ruleset) index(traffic int) *form {
 	return l.form.Load()
 }
 
-// warm indexes the forms that old had in use, so that the first request does not wait for it.
-func (rs *Ruleset) warm(old *Ruleset) {
-	for traffic := range old.forms {
-		if old.forms[traffic].form.Load() != nil {
-			rs.index(traffic)
-		}
+// indexed reports whether the form has been made.
+func (rs *Ruleset) indexed(traffic int) bool { return rs.forms[traffic].form.Load() != nil }
+
+// size counts the rules.
+func (rs *Ruleset) size() int {
+	n := 0
+	for _, p := range rs.policies {
+		n += len(p.rules)
 	}
+	return n
 }
 
 func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
-	var audit, deny, allow, shadowDeny, shadowAllow []*Rule
-	custom, shadowCustom := map[string][]*Rule{}, map[string][]*Rule{}
+	var audit, deny, allow, shadowDeny, shadowAllow []*Policy
+	custom, shadowCustom := map[string][]*Policy{}, map[string][]*Policy{}
 	f := &form{}
 	for _, p := range policies {
 		switch {
@@ -70,19 +73,19 @@ func newForm(policies []*Policy, body func(*Rule) *ruleBody) *form {
 			if p.Broken {
 				provider = ""
 			}
-			custom[provider] = append(custom[provider], p.rules...)
+			custom[provider] = append(custom[provider], p)
 		case p.Action == ActionCustom:
-			shadowCustom[p.Provider] = append(shadowCustom[p.Provider], p.rules...)
+			shadowCustom[p.Provider] = append(shadowCustom[p.Provider], p)
 		case p.Action == ActionAudit && !p.DryRun:
-			audit = append(audit, p.rules...)
+			audit = append(audit, p)
 		case p.Action == ActionDeny && p.DryRun:
-			shadowDeny, f.hasShadowDeny = append(shadowDeny, p.rules...), true
+			shadowDeny, f.hasShadowDeny = append(shadowDeny, p), true
 		case p.Action == ActionDeny:
-			deny = append(deny, p.rules...)
+			deny = append(deny, p)
 		case p.Action == ActionAllow && p.DryRun:
-			shadowAllow, f.hasShadowAllow = append(shadowAllow, p.rules...), true
+			shadowAllow, f.hasShadowAllow = append(shadowAllow, p), true
 		case p.Action == ActionAllow: // counts even if every rule is lost: it then allows nothing (§4.2)
-			allow, f.hasAllow = append(allow, p.rules...), true
+			allow, f.hasAllow = append(allow, p), true
 		}
 	}
 	for _, provider := range sortedKeys(custom) {

@@ -69,9 +69,12 @@ func (s *Snapshot) Hash() string { return s.hash }
 func (s *Snapshot) Mesh() Mesh { return s.mesh }
 
 // NewSnapshot compiles documents into what is enforced. Broken ones fail closed for whom they target, as
-// [Store.Update] describes; nothing is kept from earlier snapshots.
+// [Store.Update] describes; nothing is kept from earlier snapshots, and rules are indexed when they are first asked for.
 func NewSnapshot(docs []*Document, mesh Mesh) *Snapshot {
-	return NewStore(mesh).Update(docs)
+	s := NewStore(mesh)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.compile(docs)
 }
 
 // addPolicy files a compiled policy.
@@ -280,6 +283,6 @@ func (s *Snapshot) Bind(key []byte, w Workload) (*Bound, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.cache.put(string(key), w, b, true)
+	s.cache.put(string(key), w, b, 0, true)
 	return b, nil
 }

@@ -83,11 +83,22 @@ func (s *Snapshot) Broken() int {
 // last good version and does not hold up its neighbours; one that was never valid fails closed for whom it targets (see
 // docs/adr/0001).
 //
-// The workloads that the snapshot in force already serves are resolved and indexed before the swap, so that no request
-// pays for it.
+// The indexes of workloads that the snapshot in force already serves, and of those that documents tell of, are made before
+// the swap as far as some bounds allow, so that requests do not wait for them.
 func (s *Store) Update(docs []*Document) *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	snap := s.compile(docs)
+	if s.prepare != nil {
+		s.prepare(snap)
+	}
+	snap.warm(s.current.Load())
+	s.current.Store(snap)
+	return snap
+}
+
+// compile makes a snapshot of documents. The caller holds mu.
+func (s *Store) compile(docs []*Document) *Snapshot {
 	s.generation++
 	snap := &Snapshot{
 		generation: s.generation,
@@ -108,11 +119,6 @@ func (s *Store) Update(docs []*Document) *Snapshot {
 	snap.sortByAge()
 	snap.hash = hex.EncodeToString(l.hash.Sum(nil))
 	s.good = l.nextGood()
-	if s.prepare != nil {
-		s.prepare(snap)
-	}
-	snap.warm(s.current.Load())
-	s.current.Store(snap)
 	return snap
 }
 
@@ -313,28 +319,4 @@ func duplicates(docs []*Document) map[*Document]*Problem {
 		clash(d, f)
 	}
 	return out
-}
-
-// warm resolves and indexes, before the snapshot is published, every workload that the old one served and every
-// registered one.
-func (s *Snapshot) warm(old *Snapshot) {
-	for key, entries := range s.registry {
-		for _, e := range entries {
-			if b, err := s.Resolve(Workload{Namespace: key.namespace, ServiceAccount: key.name, Name: e.name}); err == nil {
-				b.Rules.index(trafficHTTP)
-			}
-		}
-	}
-	if old == nil {
-		return
-	}
-	old.cache.each(func(e *cacheEntry) {
-		if !e.used.Load() { // nobody asked for it since the last load
-			return
-		}
-		if b, err := s.Resolve(e.asked); err == nil {
-			s.cache.put(e.key, e.asked, b, false)
-			b.Rules.warm(e.bound.Rules)
-		}
-	})
 }
