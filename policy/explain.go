@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Trace is the whole story of one answer: every policy that was looked at, whether it applies, every rule, every
@@ -171,7 +172,20 @@ func (t *target) anyScope(mesh *Mesh, w *Workload) Scope {
 	if !slices.Contains(w.namespaces(mesh), t.namespace) {
 		return Scope{false, "it is in namespace " + t.namespace + ", the workload in " + w.Namespace}
 	}
-	return t.scope(mesh, w)
+	scope := t.scope(mesh, w)
+	if !scope.Applies && w.Labels == nil && len(t.selector) > 0 && len(t.refs) == 0 && !w.waypoint() {
+		scope.Reason = "its selector wants " + selectorWords(t.selector) + ", and the labels of the workload are not known"
+	}
+	return scope
+}
+
+// selectorWords is a selector as k=v, k=v.
+func selectorWords(selector map[string]string) string {
+	words := make([]string, 0, len(selector))
+	for _, k := range sortedKeys(selector) {
+		words = append(words, k+"="+selector[k])
+	}
+	return strings.Join(words, ", ")
 }
 
 func (p *Policy) explainRule(rule *Rule, in *inquiry) RuleTrace {

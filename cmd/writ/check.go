@@ -14,6 +14,7 @@ import (
 
 	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/authz/extauthz"
+	"github.com/writ-auth/writ/internal/policytest"
 	"github.com/writ-auth/writ/policy"
 )
 
@@ -164,6 +165,9 @@ func (c *cli) newSession(cmd *cobra.Command, q *questions) (*session, error) {
 	}
 	if s.docs, s.snapshot, err = c.validDocuments(paths, s.mesh); err != nil {
 		return nil, err
+	}
+	if s.workload != nil {
+		*s.workload = policytest.NewAccounts(s.docs).Complete(*s.workload)
 	}
 	if err := c.readTokens(s, q, cfg); err != nil {
 		return nil, err

@@ -54,7 +54,12 @@ func (c *cli) validDocuments(paths []string, mesh policy.Mesh) ([]*policy.Docume
 	if err := pw.write(broken); err != nil {
 		return nil, nil, err
 	}
-	return nil, nil, invalidf("%s in the documents: nothing was decided", plural(len(broken), "error"))
+	return nil, nil, invalidDocuments(broken)
+}
+
+// invalidDocuments ends a command whose documents are broken, once it is said how.
+func invalidDocuments(broken []policy.Problem) error {
+	return invalidf("%s in the documents: nothing was decided", plural(len(broken), "error"))
 }
 
 func (c *cli) readStdin() ([]byte, error) {

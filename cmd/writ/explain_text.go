@@ -51,7 +51,7 @@ func writeTrace(w io.Writer, colours palette, all bool, e *explanation, r *polic
 	if applying == 0 && t.Error == "" {
 		tw.line(0, "%s", "No policy applies to this workload.\n")
 	}
-	tw.others(notConsidered(t))
+	tw.others(t)
 	_, err := io.WriteString(w, tw.b.String())
 	return err
 }
@@ -138,6 +138,9 @@ func (tw *traceWriter) request(r *policy.Request, t *policy.Trace, steps []canon
 	row("to", workloadWords(&t.Workload))
 	if t.Error != "" {
 		row("", t.Error)
+		if t.Workload.Labels == nil && t.Workload.Namespace != "" {
+			row("", "write --labels k=v,… or --labels '' for none")
+		}
 	}
 	if r.DestPort != 0 {
 		row("port", fmt.Sprint(r.DestPort))
@@ -344,11 +347,16 @@ func notConsidered(t *policy.Trace) []string {
 }
 
 // others lists the documents that do not count.
-func (tw *traceWriter) others(others []string) {
+func (tw *traceWriter) others(t *policy.Trace) {
+	others := notConsidered(t)
 	if len(others) == 0 {
 		return
 	}
-	tw.line(0, "%s", tw.colours.dim("Not for this workload:"))
+	heading := "Not for this workload:"
+	if t.Error != "" {
+		heading = "Not for this workload, or not known to be:"
+	}
+	tw.line(0, "%s", tw.colours.dim(heading))
 	for i := range others {
 		if i == maxOtherPolicies && !tw.all {
 			tw.line(1, "%s", tw.colours.dim(fmt.Sprintf("and %d more (--all shows them)", len(others)-i)))

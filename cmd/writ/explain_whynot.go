@@ -175,7 +175,13 @@ func (w *whyNot) beaten(p *policy.PolicyTrace, a *answer) (whyNotOutcome, string
 // asked says what became of a CUSTOM policy that matches.
 func (w *whyNot) asked(a *answer) (whyNotOutcome, string) {
 	for i := range a.Custom {
-		if asked := &a.Custom[i]; asked.Policy == w.Policy {
+		asked := &a.Custom[i]
+		switch {
+		case asked.Policy != w.Policy:
+		case asked.Outcome == reasonProviderNotAsked:
+			return whyNotUnknown, fmt.Sprintf("it matches, and its provider %s is not asked offline: say what it answers with --provider %s=allow or %s=deny",
+				asked.Provider, asked.Provider, asked.Provider)
+		default:
 			return whyNotAsked, fmt.Sprintf("it matches, and its provider %s was asked: %s", asked.Provider,
 				strings.ReplaceAll(strings.TrimPrefix(string(asked.Outcome), "provider_"), "_", " "))
 		}

@@ -57,6 +57,9 @@ func (c *cli) runLint(args []string, flags *lintFlags, out *format) error {
 	if (flags.fix || flags.diff) && slices.Contains(args, "-") {
 		return usagef("standard input cannot be mended in place: name files or directories")
 	}
+	if flags.diff && out.value != "text" {
+		return usagef("--diff shows changes of text: leave out -o %s (-o sarif has them as fixes)", out.value)
+	}
 	facts, err := c.lintFacts(flags.config)
 	if err != nil {
 		return err

@@ -218,6 +218,9 @@ func (c *cli) writeFixes(files []fixedFile, docs []*policy.Document) ([]*policy.
 	for i := range files {
 		f := &files[i]
 		if err := f.write(); err != nil {
+			if i > 0 {
+				err = fmt.Errorf("%w (%s in %s before it)", err, fixCount(fixes), plural(i, "file"))
+			}
 			return nil, err
 		}
 		fixes += f.fixes

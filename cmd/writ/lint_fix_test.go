@@ -214,3 +214,28 @@ func (g *styler) request() *policy.Request {
 	r.RawPath = r.Path
 	return r
 }
+
+// TestFixStopsHalfway: what was written before a file that cannot be is said.
+func TestFixStopsHalfway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, second := filepath.Join(dir, "1.yaml"), filepath.Join(dir, "2.yaml")
+	for _, file := range []string{first, second} {
+		if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &cli{err: t.Output()}
+	_, err := c.writeFixes([]fixedFile{
+		{name: first, old: []byte("old"), new: []byte("new"), fixes: 2}, {name: second, old: []byte("other"), new: []byte("new"), fixes: 1},
+	}, nil)
+	if want := second + " has changed meanwhile and is left alone (2 fixes in 1 file before it)"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if got, err := os.ReadFile(first); err != nil || string(got) != "new" {
+		t.Errorf("%s: %q, %v", first, got, err)
+	}
+	if got, err := os.ReadFile(second); err != nil || string(got) != "old" {
+		t.Errorf("%s: %q, %v", second, got, err)
+	}
+}

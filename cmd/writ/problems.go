@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -118,9 +119,10 @@ type sources map[string][]string
 func (s sources) line(file string, n int) (string, bool) {
 	lines, ok := s[file]
 	if !ok {
-		data, err := readBounded(file, maxSourceBytes)
-		if err == nil {
-			lines = strings.Split(string(data), "\n")
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() { // a pipe would keep the reader waiting
+			if data, err := readBounded(file, maxSourceBytes); err == nil {
+				lines = strings.Split(string(data), "\n")
+			}
 		}
 		s[file] = lines
 	}
@@ -132,8 +134,6 @@ func (s sources) line(file string, n int) (string, bool) {
 
 // writeGitHub prints problems as GitHub workflow commands, which annotate the lines of a pull request.
 func writeGitHub(w io.Writer, problems []policy.Problem) error {
-	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
-	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
 	command := map[policy.Severity]string{policy.SeverityInfo: "notice", policy.SeverityWarning: "warning", policy.SeverityError: "error"}
 	for i := range problems {
 		p := &problems[i]
@@ -148,11 +148,7 @@ func writeGitHub(w io.Writer, problems []policy.Problem) error {
 		if p.Hint != "" {
 			text += " (" + p.Hint + ")"
 		}
-		at := "file=" + property.Replace(p.File)
-		if p.Line > 0 {
-			at += fmt.Sprintf(",line=%d,col=%d", p.Line, max(p.Column, 1))
-		}
-		if _, err := fmt.Fprintf(w, "::%s %s,title=%s::%s\n", command[p.Severity], at, property.Replace(p.Code), data.Replace(text)); err != nil {
+		if err := annotate(w, command[p.Severity], p.File, p.Line, p.Column, p.Code, printable(text)); err != nil {
 			return err
 		}
 	}

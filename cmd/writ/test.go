@@ -78,7 +78,7 @@ func (t *testFlags) check(cmd *cobra.Command) error {
 	if t.only, err = regexp.Compile(t.run); err != nil {
 		return usagef("--run %q: %w", t.run, err)
 	}
-	if cmd.Flags().Changed("coverage-min") && (t.minimum < 0 || t.minimum > 100) {
+	if cmd.Flags().Changed("coverage-min") && (!(t.minimum >= 0 && t.minimum <= 100)) {
 		return usagef("--coverage-min %v: want 0 to 100", t.minimum)
 	}
 	if t.watch && t.out.value != "text" {
@@ -137,12 +137,12 @@ func (c *cli) testOnce(ctx context.Context, t *testFlags) error {
 		}
 	}
 	switch n := &report.Counts; {
+	case t.minimum >= 0 && report.Coverage.Percent < t.minimum:
+		return &exitError{code: exitTests, err: fmt.Errorf("the coverage is %s, --coverage-min is %v %%", percent(report.Coverage.Percent), t.minimum)}
 	case n.Failed > 0:
 		return exitWith(exitTests)
 	case n.Unknown > 0:
 		return exitWith(exitUnknown)
-	case t.minimum >= 0 && report.Coverage.Percent < t.minimum:
-		return &exitError{code: exitTests, err: fmt.Errorf("the coverage is %s, --coverage-min is %v %%", percent(report.Coverage.Percent), t.minimum)}
 	}
 	return nil
 }
@@ -176,11 +176,7 @@ func (c *cli) runTests(ctx context.Context, t *testFlags) (*testReport, error) {
 		}
 	}
 	if len(report.Tests) == 0 {
-		why := "there are no tests in the files: nothing was tried"
-		if t.run != "" {
-			why = fmt.Sprintf("no test matches --run %q: nothing was tried", t.run)
-		}
-		return nil, &exitError{code: exitTests, err: errors.New(why)}
+		return nil, &exitError{code: exitTests, err: fmt.Errorf("no test matches --run %q: nothing was tried", t.run)}
 	}
 	if tr.coverage != nil {
 		report.Coverage = tr.coverage.Report()

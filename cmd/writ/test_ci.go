@@ -51,13 +51,15 @@ func seconds(s float64) string { return fmt.Sprintf("%.3f", s) }
 // writeJUnit writes the report as JUnit XML: a test that cannot be told is an error.
 func writeJUnit(w io.Writer, r *testReport) error {
 	all := junitSuites{Name: "writ test", Tests: len(r.Tests), Failures: r.Counts.Failed, Errors: r.Counts.Unknown, Time: seconds(r.Seconds)}
+	names := junitNames(r)
 	for i := range r.Tests {
 		t := &r.Tests[i]
-		if n := len(all.Suites); n == 0 || all.Suites[n-1].file != t.File || all.Suites[n-1].Name != t.suite {
-			all.Suites = append(all.Suites, junitSuite{Name: t.suite, file: t.File})
+		name := names(t)
+		if n := len(all.Suites); n == 0 || all.Suites[n-1].file != t.File || all.Suites[n-1].Name != name {
+			all.Suites = append(all.Suites, junitSuite{Name: name, file: t.File})
 		}
 		s := &all.Suites[len(all.Suites)-1]
-		c := junitCase{Name: t.short, Class: t.suite, Time: fmt.Sprintf("%.6f", t.took.Seconds())}
+		c := junitCase{Name: t.short, Class: name, Time: fmt.Sprintf("%.6f", t.took.Seconds())}
 		s.Tests++
 		s.seconds += t.took.Seconds()
 		s.Time = seconds(s.seconds)
@@ -83,6 +85,26 @@ func writeJUnit(w io.Writer, r *testReport) error {
 	}
 	_, err := io.WriteString(w, "\n")
 	return err
+}
+
+// junitNames are the names of suites, with that of the file where several files have suites of one name: readers take tests
+// of the same suite and name for one.
+func junitNames(r *testReport) func(*testResult) string {
+	files := map[string]string{}
+	several := map[string]bool{}
+	for i := range r.Tests {
+		t := &r.Tests[i]
+		if file, ok := files[t.suite]; ok && file != t.File {
+			several[t.suite] = true
+		}
+		files[t.suite] = t.File
+	}
+	return func(t *testResult) string {
+		if several[t.suite] {
+			return t.suite + " (" + t.File + ")"
+		}
+		return t.suite
+	}
 }
 
 // differences says in a few words what is wrong with a test.
@@ -111,16 +133,22 @@ func annotateTests(w io.Writer, r *testReport) error {
 		if t.Outcome == policytest.Passed {
 			continue
 		}
-		text := strings.Join(append(append(differences(t), t.Request), t.Why...), "\n")
-		if err := annotate(w, "error", t.File, t.Line, t.column, t.Name, text); err != nil {
+		lines := append(append(differences(t), t.Request), t.Why...)
+		for j := range lines {
+			lines[j] = printable(lines[j])
+		}
+		if err := annotate(w, "error", t.File, t.Line, t.column, printable(t.Name), strings.Join(lines, "\n")); err != nil {
 			return err
 		}
 	}
 	if r.Coverage != nil {
 		for _, g := range allGaps(r.Coverage) {
-			if err := annotate(w, "warning", g.file, g.line, 1, "not covered", g.text); err != nil {
+			if err := annotate(w, "warning", g.file, g.line, 1, "not covered", printable(g.text)); err != nil {
 				return err
 			}
+		}
+		if _, err := fmt.Fprintln(w, coverageSummary(r.Coverage)); err != nil {
+			return err
 		}
 	}
 	_, err := fmt.Fprintln(w, summaryOf(r))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,9 +17,6 @@ import (
 	"github.com/writ-auth/writ/internal/policytest"
 	"github.com/writ-auth/writ/policy"
 )
-
-// maxTestFiles bounds how many test files one run reads.
-const maxTestFiles = 50_000
 
 // maxExplained bounds how many policies are looked at to explain failures with the nearest miss, which takes far longer
 // than a test does.
@@ -38,7 +34,9 @@ type testRun struct {
 	runners   map[string]*policytest.Runner // by the paths of the documents
 	coverage  *policy.Coverage              // nil when it is not asked for
 	answers   answers
-	explained int // policies
+	explained int      // policies
+	files     []string // of tests
+	told      []string // files of which it was said that their tests are not run
 }
 
 func (c *cli) newTestRun(ctx context.Context, t *testFlags) (*testRun, error) {
@@ -131,8 +129,10 @@ func (tr *testRun) suites(paths []string) ([]*policytest.Suite, error) {
 	if len(files) == 0 {
 		return nil, &exitError{code: exitTests, err: fmt.Errorf("no file named *_test.yaml in %s: nothing was tried", strings.Join(paths, ", "))}
 	}
+	tr.files = files
 	var suites []*policytest.Suite
 	var problems []policytest.Problem
+	var empty []string
 	for _, file := range files {
 		data, err := readBounded(file, policytest.MaxFileBytes)
 		if err != nil {
@@ -140,12 +140,20 @@ func (tr *testRun) suites(paths []string) ([]*policytest.Suite, error) {
 		}
 		read, found := policytest.Decoder{Suggest: tr.flags.suggest}.Decode(file, data)
 		problems = append(problems, found...)
+		cases := 0
 		for i := range read {
 			suites = append(suites, &read[i])
+			cases += len(read[i].Cases)
+		}
+		if cases == 0 && len(found) == 0 {
+			empty = append(empty, file)
 		}
 	}
 	if err := tr.refuse(problems); err != nil {
 		return nil, err
+	}
+	if len(empty) > 0 { // others may have tests, and this one was meant to have some
+		return nil, &exitError{code: exitTests, err: fmt.Errorf("no tests in %s: nothing was tried", strings.Join(empty, ", "))}
 	}
 	for _, s := range suites {
 		tr.flags.inputs = append(tr.flags.inputs, s.Paths()...)
@@ -169,7 +177,7 @@ func (tr *testRun) refuse(problems []policytest.Problem) error {
 			if p.Field != "" {
 				message = p.Field + ": " + message
 			}
-			if err := annotate(tr.cli.out, "error", p.File, p.Line, p.Column, "invalid test", message); err != nil {
+			if err := annotate(tr.cli.out, "error", p.File, p.Line, p.Column, "invalid test", printable(message)); err != nil {
 				return err
 			}
 			continue
@@ -181,44 +189,6 @@ func (tr *testRun) refuse(problems []policytest.Problem) error {
 	return invalidf("%s in the test files: nothing was tried", plural(len(problems), "error"))
 }
 
-// testFiles finds the test files below the paths, each once, in order. A file that is named itself may have any name.
-func testFiles(paths []string) ([]string, error) {
-	var files []string
-	add := func(file string) {
-		if !slices.Contains(files, file) {
-			files = append(files, file)
-		}
-	}
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, err
-		}
-		if !info.IsDir() {
-			add(path)
-			continue
-		}
-		err = filepath.WalkDir(path, func(file string, e fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case strings.HasPrefix(e.Name(), ".") && file != path && e.IsDir():
-				return filepath.SkipDir
-			case e.IsDir() || strings.HasPrefix(e.Name(), ".") || !policy.IsTestName(file):
-				return nil
-			case len(files) == maxTestFiles:
-				return fmt.Errorf("%s: more than %d test files", path, maxTestFiles)
-			}
-			add(file)
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return files, nil
-}
-
 // runner is the one for the documents of a suite. Suites of the same documents share one.
 func (tr *testRun) runner(s *policytest.Suite) (*policytest.Runner, error) {
 	paths := s.Paths()
@@ -226,11 +196,16 @@ func (tr *testRun) runner(s *policytest.Suite) (*policytest.Runner, error) {
 	if r := tr.runners[key]; r != nil {
 		return r, nil
 	}
-	docs, _, err := tr.cli.validDocuments(paths, tr.config.mesh())
-	if errors.Is(err, policy.ErrNoFiles) {
+	docs, err := tr.documents(paths)
+	switch {
+	case errors.Is(err, policy.ErrNoFiles):
 		return nil, invalidf("%s: no documents: write policies: in the test file, or put it beside them: %w", s.File, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, tr.refuse([]policytest.Problem{{File: s.File, Field: "policies", Message: err.Error() + ": want files and directories, relative to this file"}})
+	case err != nil:
+		return nil, err
 	}
-	if err != nil {
+	if err := tr.passedOver(docs); err != nil {
 		return nil, err
 	}
 	remote := slices.Clone(tr.remote)
@@ -248,6 +223,51 @@ func (tr *testRun) runner(s *policytest.Suite) (*policytest.Runner, error) {
 	})
 	tr.runners[key] = r
 	return r, err
+}
+
+// documents are those that a suite is about. What is wrong with them is written and ends the command.
+func (tr *testRun) documents(paths []string) ([]*policy.Document, error) {
+	if tr.flags.out.value != "github" {
+		docs, _, err := tr.cli.validDocuments(paths, tr.config.mesh())
+		return docs, err
+	}
+	docs, _, err := tr.cli.readDocuments(paths)
+	if err != nil {
+		return nil, err
+	}
+	broken := errorsOf(policy.NewSnapshot(docs, tr.config.mesh()).Problems())
+	if len(broken) == 0 {
+		return docs, nil
+	}
+	sortProblems(broken)
+	if err := writeGitHub(tr.cli.out, broken); err != nil {
+		return nil, err
+	}
+	return nil, invalidDocuments(broken)
+}
+
+// passedOver says which tests among the documents are not run, for nobody looks for tests in a file of that name.
+func (tr *testRun) passedOver(docs []*policy.Document) error {
+	for _, d := range docs {
+		if d.Kind != policy.KindPolicyTest || d.APIVersion != policy.TestAPIVersion || slices.Contains(tr.files, filepath.Clean(d.File)) {
+			continue
+		}
+		if slices.Contains(tr.told, d.File) {
+			continue
+		}
+		tr.told = append(tr.told, d.File)
+		const text = "the tests in it are not run: name the file *_test.yaml"
+		if tr.flags.out.value == "github" {
+			if err := annotate(tr.cli.out, "warning", d.File, d.Line, 1, "not run", text); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := fmt.Fprintf(tr.cli.err, "writ: %s:%d: %s\n", printable(d.File), d.Line, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // run runs one case and adds what became of it to the report.
@@ -305,17 +325,17 @@ func (tr *testRun) why(r *policytest.Runner, res *policytest.Result, a *answer) 
 // let the request pass.
 func missed(a *answer, trace *policy.Trace, want *policytest.Expect) []string {
 	owner, rule := nearestMiss(a, trace)
-	if want.Policy != "" && want.Policy != policytest.None && want.Policy != a.Policy {
-		i := slices.IndexFunc(trace.Policies, func(p policy.PolicyTrace) bool { return p.Policy == want.Policy })
+	if want.Policy != "" && want.Policy != policytest.None {
+		p, why := expectedPolicy(trace, want)
 		switch {
-		case i < 0:
-			return []string{"no policy of the documents is named " + want.Policy}
-		case !trace.Policies[i].Scope.Applies:
-			return []string{want.Policy + " does not apply: " + trace.Policies[i].Scope.Reason}
-		case trace.Policies[i].Matched:
+		case why != "":
+			return []string{why}
+		case want.Policy == a.Policy:
+		case p.Matched:
 			return []string{want.Policy + " matches as well, and something else decided first"}
+		default:
+			owner, rule = p, nearestRule(p.Rules, want)
 		}
-		owner, rule = &trace.Policies[i], nearestRule(trace.Policies[i].Rules, want)
 	}
 	if rule == nil {
 		return nil
@@ -325,6 +345,27 @@ func missed(a *answer, trace *policy.Trace, want *policytest.Expect) []string {
 		lines = append(lines, fmt.Sprintf("→ %s: %s", c.Field, why(c)))
 	}
 	return lines
+}
+
+// expectedPolicy finds the policy that was expected to decide. why says why it never could have.
+func expectedPolicy(trace *policy.Trace, want *policytest.Expect) (p *policy.PolicyTrace, why string) {
+	var known []string
+	for i := range trace.Policies {
+		known = append(known, trace.Policies[i].Policy)
+	}
+	i := slices.Index(known, want.Policy)
+	if i < 0 {
+		return nil, "no policy of the documents is named " + want.Policy + didYouMean(want.Policy, known)
+	}
+	switch p = &trace.Policies[i]; {
+	case !p.Scope.Applies:
+		why = want.Policy + " does not apply: " + p.Scope.Reason
+	case len(p.Rules) == 0 && want.Rule != nil:
+		why = want.Policy + " has no rules"
+	case want.Rule != nil && *want.Rule >= len(p.Rules):
+		why = fmt.Sprintf("%s has %s, the last is %d", want.Policy, plural(len(p.Rules), "rule"), len(p.Rules)-1)
+	}
+	return p, why
 }
 
 // nearestRule is the rule that was expected, or the one that came nearest to matching; nil when there are none.

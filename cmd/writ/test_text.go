@@ -101,11 +101,16 @@ func (w *testWriter) coverage(r *policy.CoverageReport) {
 	for _, g := range allGaps(r) {
 		w.line("%s: %s", w.colours.bold(fmt.Sprintf("%s:%d", g.file, g.line)), printable(g.text))
 	}
+	w.line("%s", coverageSummary(r))
+}
+
+// coverageSummary is the coverage in one line.
+func coverageSummary(r *policy.CoverageReport) string {
 	parts := []string{ratio(r.Policies, "policies"), ratio(r.Rules, "rules")}
 	if r.Authentications.All > 0 {
 		parts = append(parts, ratio(r.Authentications, "authentications"))
 	}
-	w.line("coverage %s: %s", percent(r.Percent), strings.Join(append(parts, ratio(r.Branches, "branches")), ", "))
+	return fmt.Sprintf("coverage %s: %s", percent(r.Percent), strings.Join(append(parts, ratio(r.Branches, "branches")), ", "))
 }
 
 // allGaps lists what no test exercises, with the name of the document.

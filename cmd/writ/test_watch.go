@@ -50,16 +50,8 @@ func (t *testFlags) fingerprint(inputs []string) string {
 		}
 		seen[root] = true
 		b.WriteString(root + "\n")
-		_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			switch {
-			case err != nil: // what is gone will be missed by the tests
-				return nil
-			case e.IsDir() && path != root && strings.HasPrefix(e.Name(), "."):
-				return filepath.SkipDir
-			case e.IsDir() || samePath(path, t.html):
-				return nil
-			}
-			if info, err := e.Info(); err == nil {
+		_ = walkFiles(root, func(path string, info fs.FileInfo, err error) error {
+			if err == nil && !samePath(path, t.html) { // what is gone will be missed by the tests
 				fmt.Fprintf(&b, "%s %d %d\n", path, info.Size(), info.ModTime().UnixNano())
 			}
 			return nil

@@ -244,11 +244,18 @@ func (f *fileDecoder) suite(root *yaml.Node) *Suite {
 	})
 	if apiVersion != APIVersion || kind != Kind { // then its keys mean nothing here
 		f.problems = f.problems[:before]
-		f.problem(root, "", "want apiVersion: %s and kind: %s, not %q and %q", APIVersion, Kind, apiVersion, kind)
+		hint := ""
+		if policy.IsTestName(f.file) {
+			hint = ": what is no test belongs into a file of another name"
+		}
+		f.problem(root, "", "want apiVersion: %s and kind: %s, not %q and %q%s", APIVersion, Kind, apiVersion, kind, hint)
 		return nil
 	}
 	if defaults != nil { // after workloads, wherever it is written
 		b.readDefaults(defaults)
+	}
+	if strings.TrimSpace(s.Name) == "" {
+		f.problem(root, "name", "empty: leave it out for the name of the file")
 	}
 	if tests == nil {
 		f.problem(root, "tests", "missing: a file without tests would pass")
@@ -272,7 +279,7 @@ func (f *fileDecoder) uniqueNames(suites []Suite) {
 		for j := range suites[i].Cases {
 			c := &suites[i].Cases[j]
 			if line, twice := seen[c.ID()]; twice {
-				f.problem(&yaml.Node{Line: c.Line, Column: c.Column}, "tests", "%q is the name of another test, on line %d", c.ID(), line)
+				f.problem(&yaml.Node{Line: c.Line, Column: c.Column}, c.path, "%q is the name of another test, on line %d", c.ID(), line)
 				continue
 			}
 			seen[c.ID()] = c.Line

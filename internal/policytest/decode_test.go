@@ -97,7 +97,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"empty policies", head + "policies: []" + rest, "policies: names nothing"},
 		{"a workload without namespace", head + "workloads: {w: {labels: {a: b}}}" + rest, "workloads.w.namespace: missing"},
 		{"no name", one("{request: {to: a/b}, expect: {decision: DENY}}"), "tests[0].name: missing"},
-		{"the same name", head + strings.TrimPrefix(rest, "\n") + "- {name: n, request: {to: a/b}, expect: {decision: DENY}}\n", `dir/a_test.yaml:5:3: tests: "a/n" is the name of another test, on line 4`},
+		{"the same name", head + strings.TrimPrefix(rest, "\n") + "- {name: n, request: {to: a/b}, expect: {decision: DENY}}\n", `dir/a_test.yaml:5:3: tests[1]: "a/n" is the name of another test, on line 4`},
 		{"no workload", one("{name: n, expect: {decision: DENY}}"), `"n": whom is the request for?`},
 		{"an unknown workload", one("{name: n, request: {to: web}, expect: {decision: DENY}}"), `tests[0].request.to: "web": no workload of this name`},
 		{"no expectation", one("{name: n, request: {to: a/b}}"), "tests[0].expect: missing"},
@@ -114,7 +114,14 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a matrix of an unknown key", one("{name: n, request: {to: a/b}, matrix: {verb: [GET]}, expect: {decision: DENY}}"), "tests[0].matrix.verb: unknown key"},
 		{"an empty side", one("{name: n, request: {to: a/b}, matrix: {path: []}, expect: {decision: DENY}}"), "an empty list would leave no test"},
 		{"a side with a mistake, said once", one("{name: n, request: {to: a/b}, matrix: {path: [/a, /b], port: [x]}, expect: {decision: DENY}}"), `tests[0].matrix.port[0]: "x": want a whole number`},
-		{"HTTP over TCP", one("{name: n, request: {to: a/b, tcp: true, host: h}, expect: {decision: DENY}}"), "a TCP connection has no host, headers and token"},
+		{"HTTP over TCP", one("{name: n, request: {to: a/b, tcp: true, host: h}, expect: {decision: DENY}}"), "a TCP connection has no method, path, host, headers and token"},
+		{"a path over TCP", one("{name: n, request: {to: a/b, tcp: true, path: /x}, expect: {decision: DENY}}"), "a TCP connection has no method, path,"},
+		{"a method over TCP, of a matrix", one("{name: n, request: {to: a/b, tcp: true}, matrix: {method: [GET]}, expect: {decision: DENY}}"), "a TCP connection has no method, path,"},
+		{"a mistake in several combinations, said once", one("{name: n, request: {to: a/b, tcp: true}, matrix: {port: [1, 2, 3], headers: [{x: y}, {z: y}]}, expect: {decision: DENY}}"), "a TCP connection has no method, path,"},
+		{"an empty method", one("{name: n, request: {to: a/b, method: ''}, expect: {decision: DENY}}"), "tests[0].request.method: empty: leave it out for GET"},
+		{"a header of two lines", one(`{name: n, request: {to: a/b, headers: {x: "a\nb"}}, expect: {decision: DENY}}`), `"a\nb": the value of a header is one line`},
+		{"a blank name", one("{name: ' ', request: {to: a/b}, expect: {decision: DENY}}"), "tests[0].name: missing"},
+		{"a suite without a name", head + "name: ''" + rest, "dir/a_test.yaml:1:1: name: empty: leave it out for the name of the file"},
 		{"claims that are none", one("{name: n, request: {to: a/b, unverified_claims: alice}, expect: {decision: DENY}}"), `unverified_claims: want keys and values, not "alice"`},
 		{"a time that is text", one("{name: n, request: {to: a/b, unverified_claims: {exp: soon}}, expect: {decision: DENY}}"), "unverified_claims.exp: want seconds since 1970"},
 		{"a token that depends on the clock", one("{name: n, request: {to: a/b, unverified_claims: {exp: 1}}, expect: {decision: DENY}}"), "the test would not stay true: write time:"},
@@ -142,6 +149,15 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("%d of %q say %q", n, problems, tc.want)
 			}
 		})
+	}
+}
+
+// TestDecodeTCP: what the defaults say of requests does not keep a test from being about a connection.
+func TestDecodeTCP(t *testing.T) {
+	t.Parallel()
+	s := suites(t, head+"defaults: {request: {to: a/b, method: POST, path: /x}}\ntests:\n- {name: n, request: {tcp: true}, expect: {decision: DENY}}\n")
+	if got := s[0].Cases[0].Request.String(); got != "TCP connection from a caller without a certificate to a/b" {
+		t.Errorf("%s", got)
 	}
 }
 

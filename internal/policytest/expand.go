@@ -24,7 +24,8 @@ func (b *suiteDecoder) test(n *yaml.Node, path string) {
 	if s.request.Method == "" {
 		s.request.Method, s.request.Path = "GET", "/"
 	}
-	base := Case{Suite: b.suite.Name, File: b.file, Line: n.Line, Column: n.Column}
+	s.request.line = false
+	base := Case{Suite: b.suite.Name, File: b.file, Line: n.Line, Column: n.Column, path: path}
 	var sides []side
 	expected := false
 	b.object(n, path, append(b.setupFields(&s), []field{
@@ -35,7 +36,7 @@ func (b *suiteDecoder) test(n *yaml.Node, path string) {
 	if n.Kind != yaml.MappingNode {
 		return
 	}
-	if base.Name == "" {
+	if strings.TrimSpace(base.Name) == "" {
 		b.problem(n, path+".name", "missing: a test is known by its name")
 	}
 	if !expected {
@@ -126,15 +127,21 @@ func (b *suiteDecoder) add(c Case, s *setup) {
 	c.Request, c.Providers, c.Time = s.request, s.providers, s.time
 	at := &yaml.Node{Line: c.Line, Column: c.Column}
 	r := &c.Request
+	wrong := func(text string) {
+		said := func(p Problem) bool { return p.Field == c.path && strings.HasSuffix(p.Message, text) }
+		if !slices.ContainsFunc(b.problems, said) { // once for all combinations
+			b.problem(at, c.path, "%q: %s", c.Name, text)
+		}
+	}
 	switch {
 	case r.ToName == "":
-		b.problem(at, "tests", "%q: whom is the request for? Write to: in its request, or in defaults", c.Name)
-	case r.TCP && (r.Host != "" || len(r.Headers) > 0 || r.Claims != nil):
-		b.problem(at, "tests", "%q: a TCP connection has no host, headers and token: leave them out, or tcp", c.Name)
+		wrong("whom is the request for? Write to: in its request, or in defaults")
+	case r.TCP && (r.Host != "" || len(r.Headers) > 0 || r.Claims != nil || r.line):
+		wrong("a TCP connection has no method, path, host, headers and token: leave them out, or tcp")
 	case r.Claims != nil && (r.ClaimsAt == "" || r.ClaimsAt == DefaultPlace) && hasHeader(r, "authorization"):
-		b.problem(at, "tests", "%q: unverified_claims and the header authorization say the same: leave one of them out", c.Name)
+		wrong("unverified_claims and the header authorization say the same: leave one of them out")
 	case c.Time.IsZero() && (r.Claims["exp"] != nil || r.Claims["nbf"] != nil):
-		b.problem(at, "tests", "%q: a token with times is judged by the clock, and the test would not stay true: write time:", c.Name)
+		wrong("a token with times is judged by the clock, and the test would not stay true: write time:")
 	}
 	b.suite.Cases = append(b.suite.Cases, c)
 }

@@ -122,8 +122,13 @@ func (b *suiteDecoder) requestFields(r *Request) []field {
 		{"source_ip", address(&r.Source)},
 		{"destination_ip", address(&r.Dest)},
 		{"port", func(n *yaml.Node, path string) { r.Port = uint16(b.number(n, path, 1, 65535)) }},
-		{"method", b.set(&r.Method)},
-		{"path", b.set(&r.Path)},
+		{"method", func(n *yaml.Node, path string) {
+			if b.set(&r.Method)(n, path); n.Kind == yaml.ScalarNode && n.Value == "" && !isNull(n) {
+				b.problem(n, path, "empty: leave it out for GET")
+			}
+			r.line = true
+		}},
+		{"path", func(n *yaml.Node, path string) { r.Path, _ = b.text(n, path); r.line = true }},
 		{"host", b.set(&r.Host)},
 		{"headers", func(n *yaml.Node, path string) { b.headers(n, path, r) }},
 		{"sni", b.set(&r.SNI)},
@@ -207,6 +212,9 @@ func (b *suiteDecoder) headers(n *yaml.Node, path string, r *Request) {
 		r.Headers = slices.DeleteFunc(r.Headers, func(h policy.Header) bool { return h.Name == name })
 		add := func(n *yaml.Node, path string) {
 			v, _ := b.text(n, path)
+			if strings.ContainsAny(v, "\r\n\x00") {
+				b.problem(n, path, "%q: the value of a header is one line", v)
+			}
 			r.Headers = append(r.Headers, policy.Header{Name: name, Value: v})
 		}
 		if value.Kind == yaml.SequenceNode {
@@ -245,7 +253,7 @@ func (b *suiteDecoder) expect(n *yaml.Node, path string) Expect {
 		{"decision", func(n *yaml.Node, path string) { e.Decision = b.word(n, path, "ALLOW", "DENY") }},
 		{"status", func(n *yaml.Node, path string) { e.Status = b.number(n, path, 200, 599) }},
 		{"layer", func(n *yaml.Node, path string) {
-			e.Layer = authz.Layer(b.word(n, path, "system", "revoked", "mtls", "custom", "jwt", "deny", "allow", "default"))
+			e.Layer = authz.Layer(b.word(n, path, "system", "mtls", "custom", "jwt", "deny", "allow", "default"))
 		}},
 		{"policy", b.policyName(&e.Policy)},
 		{"rule", func(n *yaml.Node, path string) {

@@ -42,6 +42,7 @@ type Runner struct {
 	coverage *policy.Coverage
 	stubs    *stubs
 	probes   map[*securityv1beta1.JWTRule]*probe
+	accounts Accounts
 	now      time.Time // of the case at hand; zero is the clock's
 }
 
@@ -53,7 +54,7 @@ func New(cfg Config) (*Runner, error) {
 	}
 	r := &Runner{
 		options: extauthz.Options{TrustedHops: cfg.TrustedHops, Paths: cfg.Paths}, tokens: cfg.Tokens, issuer: issuer, coverage: cfg.Coverage,
-		probes: map[*securityv1beta1.JWTRule]*probe{},
+		probes: map[*securityv1beta1.JWTRule]*probe{}, accounts: NewAccounts(cfg.Documents),
 	}
 	r.snapshot = policy.NewSnapshot(issuer.Lend(cfg.Documents), cfg.Mesh)
 	r.stubs = newStubs(&cfg)
@@ -122,13 +123,18 @@ func (r *Runner) Run(ctx context.Context, c *Case) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s:%d: %s: %w", c.File, c.Line, c.ID(), err)
 	}
-	to := c.Request.To
+	to := r.accounts.Complete(c.Request.To)
 	out := &Result{Case: c, Decision: r.server.Decide(ctx, raw, &to)}
 	d := &out.Decision
 	r.seen(raw, d, &out.Request)
 	out.Unasked = r.stubs.missing
-	switch out.Open = r.open(); {
-	case len(out.Open) > 0 && !r.deniedAnyway(c, d):
+	out.Open = r.open()
+	nobody := unlabelled(c, d)
+	if nobody != "" {
+		out.Open = append(out.Open, nobody)
+	}
+	switch {
+	case nobody != "" || len(out.Open) > 0 && !r.deniedAnyway(c, d):
 		out.Outcome = Unknown
 	default:
 		out.Open = nil
@@ -148,7 +154,7 @@ func (r *Runner) Run(ctx context.Context, c *Case) (*Result, error) {
 
 // Explain tells what every policy says of a case that was run.
 func (r *Runner) Explain(res *Result) *policy.Trace {
-	w := res.Case.Request.To
+	w := r.accounts.Complete(res.Case.Request.To)
 	if res.Decision.Workload != nil {
 		w = res.Decision.Workload.Workload
 	}
@@ -170,7 +176,7 @@ func (r *Runner) prepare(c *Case) ([]byte, error) {
 			return nil, err
 		}
 		var rules []policy.JWTRule
-		if b, err := r.snapshot.Resolve(sent.To); err == nil && b.Authentication != nil {
+		if b, err := r.snapshot.Resolve(r.accounts.Complete(sent.To)); err == nil && b.Authentication != nil {
 			rules = b.Authentication.Rules
 		}
 		sent = sent.withToken(token, rules)

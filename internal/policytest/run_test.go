@@ -214,3 +214,41 @@ func TestRequestFields(t *testing.T) {
 		t.Errorf("%+v %+v", res.Mismatches, res.Request)
 	}
 }
+
+// TestUnlabelled: a workload whose labels nobody says is denied, and that shows nothing of its policies: its proxy may say
+// them. The name of a registered workload says whose they are.
+func TestUnlabelled(t *testing.T) {
+	t.Parallel()
+	entry := func(name, account, labels string) string {
+		return "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {namespace: shop, name: " + name + "}\n" +
+			"spec: {address: 192.0.2.1, serviceAccount: " + account + ", labels: " + labels + "}\n"
+	}
+	documents := object("AuthorizationPolicy", "p", `{action: DENY, selector: {matchLabels: {app: order}}, rules: [{}]}`) +
+		entry("order-1", "order", "{app: order}") + entry("menu-1", "menu", "{app: menu}") +
+		entry("half-1", "half", "{app: order}") + entry("half-2", "half", "{app: menu}")
+	for name, tc := range map[string]struct {
+		to, expect, want string
+	}{
+		"a name with a typing mistake":           {"shop/odrer-1", "{decision: DENY}", "unknown"},
+		"and its pass":                           {"shop/odrer-1", "{decision: ALLOW}", "unknown"},
+		"the denial itself":                      {"shop/odrer-1", "{decision: DENY, layer: system}", "passed"},
+		"a registered name":                      {"shop/order-1", "{decision: DENY, layer: deny}", "passed"},
+		"another one":                            {"shop/menu-1", "{decision: ALLOW}", "passed"},
+		"an account":                             {"{namespace: shop, service_account: menu}", "{decision: ALLOW}", "passed"},
+		"an account with several sets of labels": {"{namespace: shop, service_account: half}", "{decision: DENY}", "unknown"},
+		"one of them":                            {"shop/half-1", "{decision: DENY, layer: deny}", "passed"},
+		"no labels, for certain":                 {"{namespace: shop, labels: {}}", "{decision: ALLOW}", "passed"},
+		"where no policy asks for them":          {"tea/pot", "{decision: ALLOW}", "passed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			res := run(t, policytest.Config{Coverage: policy.NewCoverage()}, documents, "name: n\nrequest: {to: "+tc.to+"}\nexpect: "+tc.expect)
+			if string(res.Outcome) != tc.want {
+				t.Errorf("%s (%v, %v), want %s", res.Outcome, res.Open, res.Mismatches, tc.want)
+			}
+			if open := strings.Join(res.Open, ""); (tc.want == "unknown") != strings.HasPrefix(open, "the labels of ") {
+				t.Errorf("open: %s", open)
+			}
+		})
+	}
+}

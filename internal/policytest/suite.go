@@ -52,7 +52,8 @@ type Case struct {
 	Suite        string
 	Name         string
 	File         string
-	Line, Column int // of the test
+	Line, Column int    // of the test
+	path         string // such as tests[0]
 
 	Request   Request
 	Providers map[string]Answer
@@ -91,6 +92,7 @@ type Request struct {
 	Headers []policy.Header // in the order given, names in lower case
 	SNI     string
 	TCP     bool
+	line    bool // method or path are those of the test, not of the defaults
 
 	Metadata map[string]any // of the proxy's filters, by namespace
 	Claims   map[string]any // unverified_claims; nil for no token

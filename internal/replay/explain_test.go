@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/writ-auth/writ/internal/replay"
 	"github.com/writ-auth/writ/policy"
@@ -124,6 +125,13 @@ func TestFindDecision(t *testing.T) {
 	_, err = replay.FindDecision(t.Context(), "log", strings.NewReader(log), "e")
 	if !errors.Is(err, replay.ErrNoDecision) || !strings.Contains(err.Error(), `log has no decision "e" among its 6 lines, of which 4 are of decisions`) {
 		t.Errorf("%v", err)
+	}
+	_, err = replay.FindDecision(t.Context(), "log", strings.NewReader(log+`{"decision_id":"cut","layer":"al`), "cut")
+	if !errors.Is(err, replay.ErrNoDecision) || !strings.Contains(err.Error(), `log:7 has "cut" and cannot be read as a decision: it is cut off`) {
+		t.Errorf("a line that is cut off: %v", err)
+	}
+	if _, err = replay.FindDecision(t.Context(), "log", iotest.ErrReader(errors.New("is a directory")), "d"); err == nil || err.Error() != "log: is a directory" {
+		t.Errorf("what cannot be read: %v", err)
 	}
 	if _, err = replay.FindDecision(t.Context(), "log", strings.NewReader(strings.Repeat("x", 9<<20)), "d"); err == nil || errors.Is(err, replay.ErrNoDecision) {
 		t.Errorf("a line without an end: %v", err)

@@ -38,7 +38,7 @@ var ErrNoDecision = errors.New("the decision is not in the log")
 func FindDecision(ctx context.Context, name string, in io.Reader, id string) (*Logged, error) {
 	scanner := bufio.NewScanner(in)
 	scanner.Buffer(make([]byte, 256<<10), maxLineBytes)
-	lines, decisions := 0, 0
+	lines, decisions, unread := 0, 0, 0
 	for scanner.Scan() {
 		lines++
 		if lines%4096 == 0 && ctx.Err() != nil {
@@ -51,12 +51,20 @@ func FindDecision(ctx context.Context, name string, in io.Reader, id string) (*L
 			continue
 		}
 		l := &Logged{Place: name + ":" + strconv.Itoa(lines)}
-		if l.read(string(scanner.Bytes())) == nil && l.ID == id {
+		switch err := l.read(string(scanner.Bytes())); {
+		case err != nil && bytes.Contains(scanner.Bytes(), []byte(`"`+id+`"`)):
+			unread = lines
+		case err == nil && l.ID == id:
 			return l, nil
 		}
 	}
-	if err := scanner.Err(); err != nil {
+	switch err := scanner.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
 		return nil, fmt.Errorf("%s:%d: %w (a line has at most %d bytes)", name, lines+1, err, maxLineBytes)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
+	case unread > 0:
+		return nil, fmt.Errorf("%w: %s:%d has %q and cannot be read as a decision: it is cut off, or no line of a decision log", ErrNoDecision, name, unread, id)
 	}
 	return nil, fmt.Errorf("%w: %s has no decision %q among its %d lines, of which %d are of decisions", ErrNoDecision, name, id, lines, decisions)
 }

@@ -85,7 +85,7 @@ func ignorances(doc *policy.Document, now time.Time) []*ignorance {
 			continue
 		}
 		if len(out) == maxSuppressions {
-			return append(out, &ignorance{doc: doc, wrong: fmt.Sprintf("more than %d suppressions", maxSuppressions)})
+			return append(out, &ignorance{suppression: suppression{line: i}, doc: doc, wrong: fmt.Sprintf("more than %d suppressions", maxSuppressions)})
 		}
 		s, wrong := parseSuppression(text)
 		s.line = i
@@ -99,7 +99,11 @@ func parseSuppression(text string) (s suppression, wrong string) {
 	rest := strings.TrimSpace(text)
 	s.code, rest, _ = strings.Cut(rest, " ")
 	if !known(s.code) {
-		return s, fmt.Sprintf("%q is no code", s.code)
+		wrong = fmt.Sprintf("%q is no code", s.code)
+		if meant := strings.ToUpper(strings.Trim(s.code, ",;:")); known(meant) {
+			wrong += ", " + meant + " is"
+		}
+		return s, wrong
 	}
 	for {
 		rest = strings.TrimSpace(rest)
@@ -190,7 +194,7 @@ func (g *ignorance) finding() (policy.Problem, bool) {
 		return p, false
 	}
 	p.Severity = severityOf(p.Code)
-	p.Line, p.Column = g.doc.Position(field)
+	p.Line, p.Column = g.doc.Locator().LinePosition(field, g.line)
 	return p, true
 }
 

@@ -43,6 +43,8 @@ func TestSuppress(t *testing.T) {
 		{"no reason", ignoring("WRIT305"), nil, []string{"WRIT400" + field + "line 1 cannot be read and suppresses nothing: there is no reason"}},
 		{"empty reason", ignoring("WRIT305 reason= "), nil, []string{"WRIT400" + field + "line 1 cannot be read and suppresses nothing: the reason is empty"}},
 		{"no code", ignoring("WRIT999 reason=x"), nil, []string{"WRIT400" + field + `line 1 cannot be read and suppresses nothing: "WRIT999" is no code`}},
+		{"a code in lower case", ignoring("writ305 reason=x"), nil, []string{"WRIT400" + field + `line 1 cannot be read and suppresses nothing: "writ305" is no code, WRIT305 is`}},
+		{"two codes", ignoring("WRIT305, WRIT303 reason=x"), nil, []string{"WRIT400" + field + `line 1 cannot be read and suppresses nothing: "WRIT305," is no code, WRIT305 is`}},
 		{"a code of suppressions", ignoring("WRIT402 reason=x"), nil, []string{"WRIT400" + field + `line 1 cannot be read and suppresses nothing: "WRIT402" is no code`}},
 		{"no date", ignoring("WRIT305 reason=x", "WRIT305 until=tomorrow reason=x"), both, []string{
 			"WRIT400" + field + "line 2 cannot be read and suppresses nothing: until=tomorrow is no date such as 2027-01-31"}},
