@@ -193,7 +193,7 @@ func (g *delegate) recovered(ctx context.Context, q *Question, a *Answer) (err e
 // or whoever sends it could choose to; nor does a provider that is broken in itself.
 func (g *delegate) opens(f *Fault) bool {
 	switch f.Reason {
-	case ReasonProviderHTTPOnly, ReasonProviderBadRequest, ReasonProviderPanic:
+	case ReasonProviderHTTPOnly, ReasonProviderBadRequest, ReasonProviderMemory, ReasonProviderPanic:
 		return false
 	}
 	return g.FailOpen

@@ -59,6 +59,7 @@ const (
 	ReasonProviderHTTPOnly    Reason = "provider_http_only"    // it cannot judge a TCP connection
 	ReasonProviderOverload    Reason = "provider_overload"     // too many questions are open
 	ReasonProviderTimeout     Reason = "provider_timeout"      // no answer in time
+	ReasonProviderMemory      Reason = "provider_memory"       // stopped, for it took too much memory
 	ReasonProviderUnreachable Reason = "provider_unreachable"  // no connection, or it broke
 	ReasonProviderCircuitOpen Reason = "provider_circuit_open" // it failed too often just now, and was not asked
 	ReasonProviderBadRequest  Reason = "provider_bad_request"  // the request cannot be put to it, such as a body that is too large or no JSON
@@ -71,8 +72,8 @@ const (
 func ProviderReasons() []Reason {
 	return []Reason{
 		ReasonProviderAllowed, ReasonProviderDenied, ReasonProviderUndefined, ReasonProviderUnknown, ReasonProviderNotReady,
-		ReasonProviderNoIdentity, ReasonProviderHTTPOnly, ReasonProviderOverload, ReasonProviderTimeout, ReasonProviderUnreachable, ReasonProviderCircuitOpen,
-		ReasonProviderBadRequest, ReasonProviderBadAnswer, ReasonProviderError, ReasonProviderPanic,
+		ReasonProviderNoIdentity, ReasonProviderHTTPOnly, ReasonProviderOverload, ReasonProviderTimeout, ReasonProviderMemory, ReasonProviderUnreachable,
+		ReasonProviderCircuitOpen, ReasonProviderBadRequest, ReasonProviderBadAnswer, ReasonProviderError, ReasonProviderPanic,
 	}
 }
 

@@ -37,6 +37,7 @@ type opaConfig struct {
 	RegoV0          bool          `yaml:"rego_v0"`
 	AllowBuiltins   []string      `yaml:"allow_builtins"`
 	MaxInputBytes   int           `yaml:"max_input_bytes"`
+	MaxMemory       int           `yaml:"max_memory"` // bytes
 	ProtoDescriptor string        `yaml:"proto_descriptor" rel:"file"`
 	Poll            time.Duration `yaml:"poll"`
 	KeyFile         string        `yaml:"key_file" rel:"file"`
@@ -119,7 +120,7 @@ func (e *extensionConfig) decode(n *yaml.Node) error {
 func (c *opaConfig) config(name string) opa.Config {
 	out := opa.Config{
 		Name: name, Bundle: c.Bundle, Poll: c.Poll, Decision: c.Decision, V0: c.RegoV0, AllowBuiltins: c.AllowBuiltins,
-		MaxInputBytes: c.MaxInputBytes, ProtoDescriptor: c.ProtoDescriptor, CA: c.CA, TokenFile: c.TokenFile,
+		MaxInputBytes: c.MaxInputBytes, MaxMemory: c.MaxMemory, ProtoDescriptor: c.ProtoDescriptor, CA: c.CA, TokenFile: c.TokenFile,
 	}
 	if c.KeyFile != "" {
 		out.Key = &opa.Key{File: c.KeyFile, Algorithm: c.KeyAlgorithm, Scope: c.KeyScope}

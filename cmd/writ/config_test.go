@@ -31,7 +31,7 @@ func TestConfigDefaults(t *testing.T) {
 			Listen: "127.0.0.1:9191", SocketMode: 0o660, Paths: "base", DecisionLog: decisionLogConfig{To: "stdout", Log: "denials"},
 			JWT: "verify", JWKS: jwksConfig{Refresh: 20 * time.Minute, MaxStale: 24 * time.Hour}, TokenCache: tokenCacheConfig{16 << 10, 64 << 20},
 			MaxRequestBytes: 4 << 20, DrainTimeout: 10 * time.Second, MaxConnections: 10_000,
-			Overload: overloadConfig{Answer: "deny", Target: time.Millisecond},
+			Overload: overloadConfig{Answer: "deny", Target: 500 * time.Microsecond},
 		},
 		Log: logConfig{Level: "info", Format: "text"},
 	}

@@ -13,8 +13,8 @@ func TestOverloadConfig(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"overload: allow":           `authz.overload.answer: "allow": want deny, resource_exhausted, off`,
-		"overload: {target: 1us}":   "authz.overload.target: 1µs: want 500µs to 1s",
-		"overload: {target: 1m}":    "authz.overload.target: 1m0s: want 500µs to 1s",
+		"overload: {target: 1us}":   "authz.overload.target: 1µs: want 100µs to 1s",
+		"overload: {target: 1m}":    "authz.overload.target: 1m0s: want 100µs to 1s",
 		"max_connections: 0":        "authz.max_connections: 0: want 1 to 1000000",
 		"max_connections: 10000000": "authz.max_connections: 10000000: want 1 to 1000000",
 	} {

@@ -23,6 +23,8 @@ const (
 	MaxPoll              = 24 * time.Hour
 	DefaultMaxInputBytes = 1 << 20
 	MaxMaxInputBytes     = 64 << 20
+	DefaultMaxMemory     = 256 << 20
+	MinMaxMemory         = 64 << 20 // what the heap grows by anyway, between two collections
 
 	maxBundleBytes = 64 << 20 // of one bundle, compressed and not, and of all files of a directory
 	maxBundleFiles = 10_000
@@ -54,6 +56,10 @@ type Config struct {
 
 	// MaxInputBytes is the largest CheckRequest, body included, that is looked at: DefaultMaxInputBytes if 0.
 	MaxInputBytes int
+
+	// MaxMemory is how many bytes the process's heap may grow by while a request is evaluated: DefaultMaxMemory if 0. All
+	// evaluations that have been under way for some milliseconds are stopped then.
+	MaxMemory int
 
 	// Key verifies the signature that a bundle then must have.
 	Key *Key
@@ -109,6 +115,9 @@ func (c *Config) Check() error {
 	if c.MaxInputBytes < 0 || c.MaxInputBytes > MaxMaxInputBytes {
 		bad("max_input_bytes: %d: want 1 to %d", c.MaxInputBytes, MaxMaxInputBytes)
 	}
+	if c.MaxMemory != 0 && c.MaxMemory < MinMaxMemory {
+		bad("max_memory: %d: want %d or more", c.MaxMemory, MinMaxMemory)
+	}
 	if k := c.Key; k != nil {
 		if k.File == "" {
 			bad("key.file: missing: name the PEM file with the public key")
@@ -161,6 +170,7 @@ func decisionRef(path string) (string, error) {
 func (c Config) withDefaults() Config {
 	c.Decision = cmp.Or(c.Decision, DefaultDecision)
 	c.MaxInputBytes = cmp.Or(c.MaxInputBytes, DefaultMaxInputBytes)
+	c.MaxMemory = cmp.Or(c.MaxMemory, DefaultMaxMemory)
 	c.AllowBuiltins = slices.Clone(c.AllowBuiltins)
 	if isURL(c.Bundle) {
 		c.Poll = cmp.Or(c.Poll, DefaultPoll)

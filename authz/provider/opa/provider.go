@@ -21,6 +21,7 @@ type Provider struct {
 	config  Config
 	source  source
 	builder *builder
+	guard   *guard
 	program atomic.Pointer[program] // nil until something was loaded
 	again   chan struct{}           // asks Run to look now
 
@@ -46,7 +47,7 @@ func New(c Config) (*Provider, error) {
 			return nil, err
 		}
 	}
-	p := &Provider{config: c, builder: newBuilder(known), again: make(chan struct{}, 1)}
+	p := &Provider{config: c, builder: newBuilder(known), guard: newGuard(c.MaxMemory), again: make(chan struct{}, 1)}
 	p.source, err = newSource(&p.config)
 	return p, err
 }
@@ -203,16 +204,20 @@ func (p *Provider) Ask(ctx context.Context, q *authz.Question, a *authz.Answer) 
 
 // evaluate asks the policies; nil is undefined.
 func (p *Provider) evaluate(ctx context.Context, now *program, in ast.Value, q *authz.Question) (ast.Value, error) {
-	cancel := topdown.NewCancel()
-	stop := context.AfterFunc(ctx, cancel.Cancel)
+	e := p.guard.begin()
+	defer p.guard.end(e)
+	stop := context.AfterFunc(ctx, e.cancel.Cancel)
 	defer stop()
 	results, err := now.query.Eval(ctx,
 		rego.EvalParsedInput(in),
 		rego.EvalTime(p.config.Now()),
 		rego.EvalMetrics(metrics.NoOp()),
-		rego.EvalExternalCancel(cancel),
+		rego.EvalExternalCancel(e.cancel),
 		rego.EvalPrintHook(printer{p, q.ID}),
 	)
+	if e.tooBig.Load() {
+		return nil, &authz.Fault{Reason: authz.ReasonProviderMemory, Err: fmt.Errorf("memory grew by more than max_memory: %d while it was evaluated", p.config.MaxMemory)}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +233,10 @@ func (p *Provider) evaluate(ctx context.Context, now *program, in ast.Value, q *
 
 func evaluationFault(ctx context.Context, err error) error {
 	var e *topdown.Error
+	var fault *authz.Fault
 	switch {
+	case errors.As(err, &fault):
+		return fault
 	case topdown.IsCancel(err), ctx.Err() != nil:
 		return &authz.Fault{Reason: authz.ReasonProviderTimeout, Err: errors.New("the evaluation took too long and was stopped")}
 	case errors.As(err, &e) && e.Location != nil:

@@ -229,7 +229,7 @@ func TestEndlessEvaluation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := rego(t, rules)
+			p := loaded(t, opa.Config{MaxMemory: 16 << 30, Bundle: files(t, map[string]string{"p.rego": "package envoy.authz\n" + rules})})
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			start := time.Now()
@@ -241,6 +241,32 @@ func TestEndlessEvaluation(t *testing.T) {
 			}
 			if took := time.Since(start); took > 20*time.Second {
 				t.Errorf("stopped after %v", took)
+			}
+		})
+	}
+}
+
+// TestMemoryOfAnEvaluation: one that would take all memory there is is stopped long before its time is over, and others are
+// answered afterwards.
+func TestMemoryOfAnEvaluation(t *testing.T) {
+	for name, rules := range map[string]string{
+		"many strings": `x := [s | some a in numbers.range(1, 100000); some b in numbers.range(1, 100000); s := sprintf("%0100d-%d", [a, b])]`,
+		"many objects": `x := {[a, b]: {"k": a} | some a in numbers.range(1, 100000); some b in numbers.range(1, 100000)}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := loaded(t, opa.Config{MaxMemory: opa.MinMaxMemory, Bundle: files(t, map[string]string{
+				"p.rego": "package envoy.authz\nallow if input.attributes.request.http.method == \"GET\"\nallow if count(x) < 0\n" + rules,
+			})})
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			var a authz.Answer
+			err := p.Ask(ctx, question(wire(t, `{"attributes":{"request":{"http":{"method":"POST","path":"/"}}}}`)), &a)
+			var fault *authz.Fault
+			if !errors.As(err, &fault) || fault.Reason != authz.ReasonProviderMemory || a.Allow || !strings.Contains(err.Error(), "max_memory: 67108864") {
+				t.Errorf("%v, %+v", err, a)
+			}
+			if err := p.Ask(ctx, question(wire(t, `{"attributes":{"request":{"http":{"method":"GET","path":"/"}}}}`)), &a); err != nil || !a.Allow {
+				t.Errorf("afterwards %v, %+v", err, a)
 			}
 		})
 	}
