@@ -232,13 +232,12 @@ func (s *Snapshot) registeredLabels(w Workload, in candidates) (map[string]strin
 	}
 	if d := s.unreadWorkload(&w); d != nil {
 		if name, ok := in.byLabels(&s.mesh); ok {
-			return nil, fmt.Errorf("%w: policy %s, workload %s/%s, and %s:%d, which may name it, is broken",
-				ErrUnknownLabels, name, w.Namespace, w.ServiceAccount, d.File, d.Line)
+			return nil, fmt.Errorf("%w: policy %s; and %s:%d, which may name it, is broken", ErrUnknownLabels, name, d.File, d.Line)
 		}
 	}
 	if len(found) == 0 {
 		if name, ok := in.byLabels(&s.mesh); ok {
-			return nil, fmt.Errorf("%w: policy %s, workload %s/%s", ErrUnknownLabels, name, w.Namespace, w.ServiceAccount)
+			return nil, fmt.Errorf("%w: policy %s", ErrUnknownLabels, name)
 		}
 		return nil, nil
 	}
@@ -250,7 +249,7 @@ func (s *Snapshot) registeredLabels(w Workload, in candidates) (map[string]strin
 		other := in.applying(&s.mesh, &w)
 		if !slices.Equal(first.policies, other.policies) || !slices.Equal(first.tokens, other.tokens) ||
 			!refuseAlike(modes, s.peerModes(other.peers, &w)) {
-			return nil, fmt.Errorf("%w: %s and %s of %s/%s", ErrAmbiguous, found[0].name, r.name, w.Namespace, w.ServiceAccount)
+			return nil, fmt.Errorf("%w: %s and %s", ErrAmbiguous, found[0].name, r.name)
 		}
 	}
 	return found[0].labels, nil

@@ -158,16 +158,25 @@ func bind(snap *policy.Snapshot, key []byte, w policy.Workload) (*policy.Bound, 
 	case err == nil && bound != nil:
 		return bound, nil
 	case errors.Is(err, policy.ErrUnknownLabels):
-		return nil, &refusal{authz.ReasonUnknownLabels, fmt.Sprintf("workload %s/%s: %v; set context_extensions "+
-			"writ.labels (writ.labels: \"\" says that it has none), or register a WorkloadEntry or WorkloadGroup for its service account",
-			w.Namespace, w.ServiceAccount, err)}
+		return nil, &refusal{authz.ReasonUnknownLabels, fmt.Sprintf("workload %s: %v; set context_extensions "+
+			"writ.labels (writ.labels: \"\" says that it has none), or register a WorkloadEntry or WorkloadGroup for its service account", shown(&w), err)}
 	case errors.Is(err, policy.ErrAmbiguous):
-		return nil, &refusal{authz.ReasonAmbiguousWorkload, fmt.Sprintf("workload %s/%s: %v; set context_extensions "+
-			"writ.labels on this proxy", w.Namespace, w.ServiceAccount, err)}
+		return nil, &refusal{authz.ReasonAmbiguousWorkload, fmt.Sprintf("workload %s: %v; set context_extensions writ.labels on this proxy", shown(&w), err)}
 	case errors.Is(err, policy.ErrNoWorkload):
 		return nil, noWorkload("")
 	}
-	return nil, &refusal{authz.ReasonUnknownWorkload, fmt.Sprintf("workload %s/%s: %v", w.Namespace, w.ServiceAccount, err)}
+	return nil, &refusal{authz.ReasonUnknownWorkload, fmt.Sprintf("workload %s: %v", shown(&w), err)}
+}
+
+// shown names a workload by what is known of it.
+func shown(w *policy.Workload) string {
+	switch {
+	case w.ServiceAccount != "":
+		return w.Namespace + "/" + w.ServiceAccount
+	case w.Name != "":
+		return w.Namespace + "/" + w.Name
+	}
+	return "of namespace " + w.Namespace
 }
 
 func noWorkload(principal string) *refusal {
