@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -96,23 +97,32 @@ func (s *Snapshot) sortByAge() {
 
 // addWorkload files a WorkloadEntry or WorkloadGroup as a registered workload.
 func (s *Snapshot) addWorkload(doc *Document) {
-	var sa string
 	labels := map[string]string{}
 	switch spec := doc.Spec.(type) {
 	case *networkingv1alpha3.WorkloadEntry:
-		sa = spec.GetServiceAccount()
 		maps.Copy(labels, doc.Labels)
 		maps.Copy(labels, spec.GetLabels())
 	case *networkingv1alpha3.WorkloadGroup:
-		sa = spec.GetTemplate().GetServiceAccount()
 		maps.Copy(labels, spec.GetMetadata().GetLabels())
 		maps.Copy(labels, spec.GetTemplate().GetLabels())
 	}
-	if sa == "" {
-		sa = "default"
-	}
-	key := account{doc.Namespace, sa}
+	sa, _ := doc.ServiceAccount()
+	key := account{doc.Namespace, cmp.Or(sa, DefaultServiceAccount)}
 	s.registry[key] = append(s.registry[key], registered{doc.Name, labels})
+}
+
+// DefaultServiceAccount is the account of workloads that name none, as in Kubernetes.
+const DefaultServiceAccount = "default"
+
+// ServiceAccount is the account that a WorkloadEntry or WorkloadGroup names, which may be none; false for other documents.
+func (d *Document) ServiceAccount() (account string, workload bool) {
+	switch spec := d.Spec.(type) {
+	case *networkingv1alpha3.WorkloadEntry:
+		return spec.GetServiceAccount(), true
+	case *networkingv1alpha3.WorkloadGroup:
+		return spec.GetTemplate().GetServiceAccount(), true
+	}
+	return "", false
 }
 
 // addBrokenWorkload files a WorkloadEntry or WorkloadGroup that exists and whose labels are not known.
@@ -125,13 +135,7 @@ func (s *Snapshot) addBrokenWorkload(doc *Document) {
 func (s *Snapshot) unreadWorkload(w *Workload) *Document {
 	for _, namespace := range []string{w.Namespace, ""} { // an unknown namespace may be any
 		for _, d := range s.unread[namespace] {
-			var sa string
-			switch spec := d.Spec.(type) {
-			case *networkingv1alpha3.WorkloadEntry:
-				sa = spec.GetServiceAccount()
-			case *networkingv1alpha3.WorkloadGroup:
-				sa = spec.GetTemplate().GetServiceAccount()
-			}
+			sa, _ := d.ServiceAccount()
 			if (w.Name == "" || d.Name == "" || w.Name == d.Name) && (sa == "" || sa == w.ServiceAccount) {
 				return d
 			}

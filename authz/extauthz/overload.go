@@ -239,10 +239,7 @@ func (l *Limiter) met(atWork int64) bool {
 	if again || now.at-l.interval.at >= overloadInterval {
 		l.judge(now, again)
 	}
-	if l.overloaded {
-		return atWork < l.limit.Load() && l.turn(now.at)
-	}
-	return atWork < maxAtWork
+	return !l.overloaded && atWork < maxAtWork
 }
 
 // turn takes one of the turns that there are in an overload. The caller holds mu.

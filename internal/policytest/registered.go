@@ -1,7 +1,7 @@
 package policytest
 
 import (
-	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
+	"cmp"
 
 	"github.com/writ-auth/writ/authz"
 	"github.com/writ-auth/writ/policy"
@@ -18,18 +18,11 @@ type Accounts map[name]string
 func NewAccounts(docs []*policy.Document) Accounts {
 	known := Accounts{}
 	for _, d := range docs {
-		var account string
-		switch spec := d.Spec.(type) {
-		case *networkingv1alpha3.WorkloadEntry:
-			account = spec.GetServiceAccount()
-		case *networkingv1alpha3.WorkloadGroup:
-			account = spec.GetTemplate().GetServiceAccount()
-		default:
+		account, workload := d.ServiceAccount()
+		if !workload {
 			continue
 		}
-		if account == "" {
-			account = "default"
-		}
+		account = cmp.Or(account, policy.DefaultServiceAccount)
 		of := name{d.Namespace, d.Name}
 		if other, twice := known[of]; twice && other != account {
 			account = ""

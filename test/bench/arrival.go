@@ -32,10 +32,11 @@ func newArrivals(c net.Conn) (*arrivals, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(err, raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPING, unix.SOF_TIMESTAMPING_RX_SOFTWARE|unix.SOF_TIMESTAMPING_SOFTWARE)
-	}), err)
-	if err != nil {
+	var refused error
+	err = raw.Control(func(fd uintptr) {
+		refused = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPING, unix.SOF_TIMESTAMPING_RX_SOFTWARE|unix.SOF_TIMESTAMPING_SOFTWARE)
+	})
+	if err := errors.Join(err, refused); err != nil {
 		return nil, fmt.Errorf("have the kernel say when answers arrive: %w", err)
 	}
 	return &arrivals{conn: raw}, nil
